@@ -1,0 +1,1 @@
+"""The clients' side: HTTP, WebSocket sessions, pages."""

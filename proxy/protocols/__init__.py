@@ -1,0 +1,1 @@
+"""What each protocol's answers look like: content, end, error. Pure."""

@@ -1,0 +1,1 @@
+"""Answers on their way: numbered events, their end, who listens."""

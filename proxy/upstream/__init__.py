@@ -1,0 +1,1 @@
+"""The model servers' side: connections, pool, dispatch, the built-in model."""

@@ -1,0 +1,1 @@
+"""Formats on the wire: bytes to events and frames, and back. Pure."""
