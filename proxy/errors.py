@@ -30,7 +30,7 @@ No message here carries a key, an upstream's address or bytes of a malformed req
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class GatewayError(Exception):
@@ -54,6 +54,12 @@ class GatewayError(Exception):
         self.type = self.default_type
         self.param = param
         self.retry_after_s = retry_after_s
+
+    def about(self, subject: str) -> Self:
+        """The same error, saying first what it is about: `route "chat": replica 0: ...`."""
+        return type(self)(
+            f"{subject}: {self.message}", code=self.code, param=self.param, retry_after_s=self.retry_after_s
+        )
 
 
 class ClientError(GatewayError):

@@ -1,0 +1,143 @@
+"""The composition root: builds each object once, wires the endpoints, starts, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.access.keys import KeyEntry, Keyring
+from proxy.access.origins import HostPolicy, OriginPolicy
+from proxy.config.addresses import is_loopback
+from proxy.config.model import Config
+from proxy.config.pending import pending
+from proxy.downstream.body import BodyLimits
+from proxy.downstream.connection import ClientRunner, server_tls
+from proxy.downstream.cors import setup_cors
+from proxy.downstream.edge import add_request_id, edge
+from proxy.downstream.gate import Gate
+from proxy.downstream.health import add_health
+from proxy.downstream.http import HttpApi
+from proxy.downstream.pages import add_pages
+from proxy.downstream.websocket import BARE_PATHS, SessionLimits, WebSocketApi
+from proxy.relay import Relay
+from proxy.routing.table import Route, build_table
+from proxy.telemetry.record import RequestRecord
+from proxy.upstream.dispatch import Dispatch
+from proxy.upstream.pool import Pool
+
+BACKLOG = 4096
+LAST_WORDS_S = 1.0
+"""How long the terminal errors of a drain's deadline may take to reach their clients."""
+
+logger = logging.getLogger("penstock")
+
+
+class Gateway:
+    """The whole program, less its command line. `publish` gets each request's record at its end.
+
+    Made inside a running event loop. The owner's duty: `start`, then `drain` (or not), then `stop`.
+    """
+
+    def __init__(self, config: Config, publish: Callable[[RequestRecord], None]) -> None:
+        self._config = config
+        self._publish = publish
+        self._pool = Pool()
+        self._malformed = _MalformedEvents()
+        dispatch = Dispatch(
+            self._pool, max_event_bytes=config.server.max_event_bytes, on_malformed=self._malformed.dropped
+        )
+        self._relay = Relay(build_table(config), dispatch)
+        self._gate = _gate(config)
+        self._websockets = WebSocketApi(
+            self._relay, self._gate, SessionLimits(config.server.max_body_bytes, config.server.websocket.ping_s), publish
+        )
+        self._runners: list[ClientRunner] = []
+        self._main_site: web.TCPSite | None = None
+
+    async def start(self) -> str:
+        """Listen, and give the main port's URL. Raises `OSError` when a port cannot be had."""
+        for place in pending(self._config):
+            logger.warning("%s is accepted but does nothing yet", place)
+        server, admin = self._config.server, self._config.admin
+        tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
+        runner = await self._runner(self._main_app())
+        self._main_site = web.TCPSite(runner, server.host, server.port, ssl_context=tls, backlog=BACKLOG)
+        await self._main_site.start()
+        if admin.listen is not None:
+            admin_runner = await self._runner(self._admin_app())
+            await web.TCPSite(admin_runner, admin.listen.host, admin.listen.port, backlog=BACKLOG).start()
+        port = runner.addresses[0][1]
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return f"{'http' if tls is None else 'https'}://{host}:{port}"
+
+    async def drain(self) -> None:
+        """Stop listening, let what is under way finish within `server.drain`, then end it with an error."""
+        if self._main_site is not None:
+            await self._main_site.stop()
+            self._main_site = None
+        await self._relay.drain(self._config.server.drain_s)
+        await self._websockets.close_all()
+
+    async def stop(self) -> None:
+        """Close everything at once."""
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._pool.close()
+
+    async def _runner(self, app: web.Application) -> ClientRunner:
+        runner = ClientRunner(app, self._config.server.timeouts.headers_s)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    def _main_app(self) -> web.Application:
+        server = self._config.server
+        app = web.Application(
+            middlewares=[edge(self._gate, BARE_PATHS, self._publish)], client_max_size=server.max_body_bytes
+        )
+        if self._config.admin.listen is None:
+            add_health(app.router, self._is_ready)
+        add_pages(app.router)
+        self._websockets.add_to(app.router)
+        HttpApi(self._relay, self._gate, BodyLimits(server.max_body_bytes, server.timeouts.body_s)).add_to(app.router)
+        setup_cors(app, lambda: self._gate.origins)
+        app.on_response_prepare.append(add_request_id)
+        return app
+
+    def _admin_app(self) -> web.Application:
+        app = web.Application()
+        add_health(app.router, self._is_ready)
+        return app
+
+    def _is_ready(self) -> bool:
+        return not self._relay.draining
+
+
+def _gate(config: Config) -> Gate:
+    server = config.server
+    loopback = is_loopback(server.host)
+    return Gate(
+        hosts=HostPolicy(server.allowed_hosts, loopback_bind=loopback),
+        origins=OriginPolicy(config.cors.origins, loopback_bind=loopback),
+        keys=Keyring(KeyEntry.from_sha256(key.name, key.digest(), key.models) for key in config.auth_keys),
+        trusted_proxies=server.trusted_proxies,
+    )
+
+
+class _MalformedEvents:
+    """Says once a minute and route that events were dropped, not once an event."""
+
+    EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def dropped(self, route: Route) -> None:
+        now = time.monotonic()
+        if now - self._said.get(route.name, -self.EVERY_S) >= self.EVERY_S:
+            self._said[route.name] = now
+            logger.warning('route "%s": an event that is not a JSON object was dropped', route.name)

@@ -1,0 +1,161 @@
+"""A client's TCP connection: aiohttp's, with deadlines for a request's head, our words for what cannot be parsed, and a
+word to whoever waits for a slow reader."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from proxy.errors import GatewayError, InternalError, InvalidRequest, RequestTimeout
+from proxy.protocols.openai import OPENAI
+from proxy.wire.headers import new_request_id
+
+WRITE_BUFFER_BYTES = 64 * 1024
+"""What may wait for a slow reader before its upstream is paused; one more batch may come on top."""
+UNSENT_BYTES = 32 * 1024
+"""What the kernel may hold unsent (TCP_NOTSENT_LOWAT): without it a stopped reader is noticed megabytes late."""
+KEEPALIVE_S = 75.0
+MAX_LINE_BYTES = 8190
+MAX_FIELD_BYTES = 16 * 1024
+MAX_HEADERS = 100
+
+
+class ClientConnection(RequestHandler):
+    """aiohttp's connection, which calls back when a slow reader has caught up."""
+
+    def __init__(self, manager: web.Server, *, head_timeout_s: float | None, **settings: Any) -> None:
+        super().__init__(manager, **settings)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._on_writable: Callable[[], None] | None = None
+
+    def when_writable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` each time the reader has caught up; None: no more."""
+        self._on_writable = callback
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        stream = cast("asyncio.Transport", transport)
+        stream.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        raw = stream.get_extra_info("socket")
+        if raw is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and raw.family != socket.AF_UNIX:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiting = self._waiter is not None and not self._waiter.done()
+        if waiting != (self._head_timer is not None):
+            self._watch_head(waiting)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._on_writable is not None:
+            self._on_writable()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._watch_head(False)
+        self._on_writable = None
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What could not be parsed, or failed past every other edge: a short answer that repeats nothing of it."""
+        error: GatewayError
+        if status == 400:
+            error = InvalidRequest("The request is not valid HTTP/1.1.")
+            self.logger.info("a malformed request was answered with 400 (%s)", type(exc).__name__)
+        else:
+            error = InternalError("The gateway failed; its log says why.")
+            self.logger.error("a request failed", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        request_id = new_request_id()
+        response = web.Response(
+            status=error.status,
+            body=OPENAI.error_body(error, request_id),
+            content_type="application/json",
+            headers={"x-request-id": request_id, "x-penstock-source": "gateway", "Server": "penstock"},
+        )
+        response.force_close()
+        return response
+
+    def _watch_head(self, waiting: bool) -> None:
+        """A head that has begun must be whole in time."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if waiting and self._head_timeout_s is not None:
+            self._head_timer = self._loop.call_later(self._head_timeout_s, self._give_up_on_head)
+
+    def _give_up_on_head(self) -> None:
+        self._head_timer = None
+        if self.transport is not None and self._waiter is not None and not self._waiter.done():
+            body = OPENAI.error_body(RequestTimeout("The request's head did not come in time."), "")
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                b"x-penstock-source: gateway\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            self.force_close()
+
+
+class ClientServer(web.Server):
+    """Makes a `ClientConnection` of each accepted socket. Unlike aiohttp's, it fails on a setting it does not know."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        head_timeout_s: float | None,
+        **rest: Any,
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True, **rest)
+        self._head_timeout_s = head_timeout_s
+
+    def __call__(self) -> RequestHandler:
+        return ClientConnection(
+            self,
+            head_timeout_s=self._head_timeout_s,
+            loop=self._loop,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_HEADERS,
+            auto_decompress=False,
+            lingering_time=1.0,
+        )
+
+
+class ClientRunner(web.AppRunner):
+    """Runs an application on `ClientServer`. A request's head may take `head_timeout_s` seconds (None: for ever)."""
+
+    def __init__(self, app: web.Application, head_timeout_s: float | None) -> None:
+        super().__init__(app, shutdown_timeout=1.0)
+        self._head_timeout_s = head_timeout_s
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return ClientServer(
+            cast("Any", made.request_handler),
+            self._head_timeout_s,
+            request_factory=made.request_factory,
+            loop=asyncio.get_running_loop(),
+        )
+
+
+def server_tls(certificate: str, key: str) -> ssl.SSLContext:
+    """TLS for a listening port. Raises `OSError` or `ssl.SSLError` when the files cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
+

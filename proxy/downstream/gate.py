@@ -1,0 +1,79 @@
+"""The gate: what every request passes before anything is done for it, and who may use the API.
+
+Hosts and origins are checked against DNS rebinding and foreign pages, credentials against the keys. The policies
+themselves are `access`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from aiohttp import web
+
+from proxy.access.keys import Key, Keyring
+from proxy.access.origins import HostPolicy, OriginPolicy
+from proxy.errors import Forbidden, Unauthorized
+from proxy.wire.headers import client_credential, forwarded
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Who may come in: names we are asked for, pages that may ask, keys, and proxies whose word counts."""
+
+    hosts: HostPolicy
+    origins: OriginPolicy
+    keys: Keyring
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+
+    def check_host(self, request: web.Request) -> None:
+        """Raise `Forbidden` for a name that is not ours: the `Host` header's and, in absolute form, the target's."""
+        named = request.headers.get("Host")
+        if not self.hosts.allows(named) or (request.url.absolute and not self.hosts.allows(request.host)):
+            raise Forbidden(
+                "This gateway is not known by that host name; add it to server.allowed_hosts.", code="host_not_allowed"
+            )
+
+    def admit(self, request: web.Request, credential: str | None = None) -> Key | None:
+        """The key that the request carries (None where none is asked for). Raises `Unauthorized` or `Forbidden`.
+
+        `credential` is one that came another way than by a header.
+        """
+        if not self.keys.open:
+            key = self.keys.find(credential or client_credential(raw_headers(request)))
+            if key is None:
+                raise Unauthorized("Give a valid API key: Authorization: Bearer <key>, or x-api-key: <key>.")
+            return key
+        self.check_origin(request)
+        return None
+
+    def check_origin(self, request: web.Request) -> None:
+        """Raise `Forbidden` for a page of an origin that is not listed and not our own."""
+        origin = request.headers.get("Origin")
+        if not self.origins.allows_request(origin, request.headers.get("Host", ""), request.scheme):
+            raise Forbidden(
+                "Pages of this origin may not use the gateway; add it to cors.origins.", code="origin_not_allowed"
+            )
+
+    def forwarded(self, request: web.Request) -> list[tuple[str, str]]:
+        """The `X-Forwarded-*` headers the upstream gets."""
+        peer = request.remote or ""
+        return forwarded(
+            raw_headers(request),
+            peer=peer,
+            scheme=request.scheme,
+            host=request.headers.get("Host", ""),
+            trusted=self._trusts(peer),
+        )
+
+    def _trusts(self, peer: str) -> bool:
+        if not self.trusted_proxies or not peer:
+            return False
+        address = ip_address(peer)
+        return any(address in network for network in self.trusted_proxies)
+
+
+def raw_headers(request: web.Request) -> list[tuple[str, str]]:
+    """The request's headers as sent: names and values as text, in order, repeated ones repeated."""
+    return list(request.headers.items())

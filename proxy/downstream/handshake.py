@@ -1,0 +1,71 @@
+"""The WebSocket handshake: which of the offered subprotocols is selected, and which of them are credentials.
+
+A browser cannot set headers on a WebSocket, so a key may come as a subprotocol; it is never selected, echoed or logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.downstream.gate import raw_headers
+from proxy.errors import InvalidRequest, UpgradeRequired
+from proxy.wire.headers import client_credential
+
+MUX = "llm-mux.v1"
+_PLAIN_KEY = "openai-insecure-api-key."
+_ENCODED_KEY = "bearer.b64url."
+_OFFER = "Sec-WebSocket-Protocol"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the client offered: the subprotocol to select (None: none was offered), and a key, if one came this way."""
+
+    selected: str | None
+    credential: str | None = field(repr=False)
+
+
+def read_offer(request: web.Request) -> Offer:
+    """Sort the offered subprotocols. Raises `InvalidRequest`, or `UpgradeRequired` for a dialect not spoken here."""
+    entries = [entry.strip() for value in request.headers.getall(_OFFER, []) for entry in value.split(",")]
+    credential: str | None = None
+    others: list[str] = []
+    for entry in filter(None, entries):
+        if _TOKEN.fullmatch(entry) is None:
+            raise InvalidRequest("An offered subprotocol is not valid.")
+        key = _key(entry)
+        if key is None:
+            others.append(entry)
+        elif credential is None:
+            credential = key
+    if MUX in others:
+        raise UpgradeRequired(f"The {MUX} dialect is not spoken here yet; connect without a subprotocol.")
+    return Offer(others[0] if others else None, client_credential(raw_headers(request)) or credential)
+
+
+def without_credentials(request: web.Request, offer: Offer) -> web.Request:
+    """The request with nothing but the selected subprotocol in its offer: aiohttp logs the list when none matches."""
+    headers = CIMultiDict(request.headers)
+    headers.popall(_OFFER, None)
+    if offer.selected is not None:
+        headers[_OFFER] = offer.selected
+    return request.clone(headers=headers)
+
+
+def _key(entry: str) -> str | None:
+    if entry.startswith(_PLAIN_KEY):
+        return entry.removeprefix(_PLAIN_KEY)
+    if not entry.startswith(_ENCODED_KEY):
+        return None
+    encoded = entry.removeprefix(_ENCODED_KEY)
+    try:
+        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidRequest("The key in the offered subprotocols is not base64url.") from None

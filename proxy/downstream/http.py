@@ -1,0 +1,167 @@
+"""The API over HTTP: every `POST /v1/*` with a model is relayed, and the models are listed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from proxy.downstream.answering import stream_headers, whole_response
+from proxy.downstream.body import BodyLimits, read_body
+from proxy.downstream.early_head import EarlyHead
+from proxy.downstream.edge import RECORD
+from proxy.downstream.gate import Gate, raw_headers
+from proxy.downstream.streamed import StreamedAnswer
+from proxy.errors import GatewayError, ModelNotFound, NotFound, UpstreamError
+from proxy.protocols import endpoints
+from proxy.relay import Answer, Relay
+from proxy.request import ProxyRequest, RequestBody
+from proxy.routing.table import Route
+from proxy.telemetry.record import RequestRecord, end_state_of
+
+SERVABLE_PATH = re.compile(r"/v1(/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+")
+"""What may become a request target upstream: plain segments, none of which is `.` or `..`."""
+
+
+class HttpApi:
+    """The handlers of `/v1`."""
+
+    def __init__(self, relay: Relay, gate: Gate, limits: BodyLimits) -> None:
+        self._relay = relay
+        self._gate = gate
+        self._limits = limits
+        self._started = int(time.time())
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v1/models", self.models)
+        router.add_get("/v1/models/{model:.+}", self.model)
+        router.add_post("/v1/{rest:.+}", self.relay)
+
+    async def relay(self, request: web.Request) -> web.StreamResponse:
+        """Relay one request, whichever way its answer comes."""
+        record = request[RECORD]
+        proxied = await self._read(request, record)
+        route = self._relay.route(proxied, record)
+        turn = _Turn(request, proxied, route, record)
+        early = EarlyHead(turn.streamed, request, route.keepalive_s if proxied.body.stream else None)
+        try:
+            answer = await self._relay.open(proxied, route, record)
+        except GatewayError as error:
+            begun = await early.settle()
+            if begun is None:
+                raise
+            return turn.fail(begun, error)
+        except BaseException:
+            early.forget()
+            raise
+        try:
+            return await turn.give(answer, await early.settle())
+        finally:
+            self._relay.close(answer, record)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The routes and aliases this key may use: OpenAI's shape, or Anthropic's for its clients."""
+        names = self._relay.table.models(self._gate.admit(request))
+        if "anthropic-version" in request.headers:
+            entries = [self._anthropic_model(name) for name in names]
+            ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+            return web.json_response({"data": entries, "has_more": False, **ends})
+        return web.json_response({"object": "list", "data": [self._openai_model(name) for name in names]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One of them."""
+        name = request.match_info["model"]
+        names = self._relay.table.models(self._gate.admit(request))
+        if name not in names:
+            raise ModelNotFound(f"The model does not exist here. Available models: {', '.join(names)}.", param="model")
+        anthropic = "anthropic-version" in request.headers
+        return web.json_response(self._anthropic_model(name) if anthropic else self._openai_model(name))
+
+    async def _read(self, request: web.Request, record: RequestRecord) -> ProxyRequest:
+        key = self._gate.admit(request)
+        record.key = key.name if key is not None else None
+        path = request.rel_url.raw_path
+        if SERVABLE_PATH.fullmatch(path) is None:
+            raise NotFound("There is nothing at this path.")
+        raw = await read_body(request, self._limits)
+        record.bytes_in = len(raw)
+        return ProxyRequest(
+            path=path,
+            query=request.rel_url.raw_query_string,
+            headers=raw_headers(request),
+            forwarded=self._gate.forwarded(request),
+            body=RequestBody.parse(raw),
+            request_id=record.request_id,
+            key=key,
+        )
+
+    def _openai_model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "penstock"}
+
+    def _anthropic_model(self, name: str) -> dict[str, object]:
+        created = datetime.fromtimestamp(self._started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"type": "model", "id": name, "display_name": name, "created_at": created}
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One request's way back to its client."""
+
+    request: web.Request
+    proxied: ProxyRequest
+    route: Route
+    record: RequestRecord
+
+    def streamed(self, answer: Answer | None) -> StreamedAnswer:
+        """The response an answer flows through; without one, an event stream begun before anything is known."""
+        events = answer is None or answer.events
+        if events:
+            self.record.transport = "sse"
+        return StreamedAnswer(
+            200 if answer is None else answer.status,
+            stream_headers(answer, self.record),
+            keepalive=endpoints.for_path(self.proxied.path).keepalive,
+            keepalive_s=self.route.keepalive_s if events else None,
+        )
+
+    async def give(self, answer: Answer, begun: StreamedAnswer | None) -> web.StreamResponse:
+        """Give the answer to the client, to its end; in the event stream that has begun, if one has."""
+        self.record.status = answer.status
+        if begun is None and answer.body is not None:
+            return whole_response(answer, self.proxied.path, self.record)
+        if begun is not None and not answer.events:
+            return self.fail(begun, _in_stream(answer))
+        streamed = begun or self.streamed(answer)
+        try:
+            if begun is None:
+                await streamed.begin(self.request)
+            streamed.follow(answer.stream, answer.watcher.terminal_error if answer.events else _cut)
+            await streamed.finished
+        finally:
+            self.record.bytes_out = streamed.close()
+        return streamed.response
+
+    def fail(self, begun: StreamedAnswer, error: GatewayError) -> web.StreamResponse:
+        """The head went out before anything was known: the error is the stream's only event."""
+        watcher = endpoints.for_path(self.proxied.path).watcher(self.proxied.body)
+        begun.end_with(watcher.terminal_error(error))
+        self.record.bytes_out = begun.close()
+        self.record.status = 200
+        self.record.finish(end_state_of(error), asyncio.get_running_loop().time())
+        return begun.response
+
+
+def _cut(error: GatewayError) -> bytes:
+    """Nothing can be said inside a body of unknown type."""
+    return b""
+
+
+def _in_stream(answer: Answer) -> UpstreamError:
+    """An answer with a status of its own, told in a stream that has begun already."""
+    if answer.failure is not None:
+        return UpstreamError(answer.failure.message)
+    return UpstreamError(f"The upstream answered with status {answer.status}, not with an event stream.")

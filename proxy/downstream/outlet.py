@@ -1,0 +1,99 @@
+"""An outlet: where pushed bytes leave for one client. It tells when the reader is behind, gives up on one that stopped
+reading, and breaks long silences. What the bytes are (chunks, frames) is its owner's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from aiohttp import web
+
+from proxy.downstream.connection import ClientConnection
+from proxy.streams.stream import Stream
+
+STALLED_S = 60.0
+"""How long a reader may take nothing of what waits for it, before its connection is dropped."""
+
+
+class Outlet:
+    """One client's transport. `bytes_out` counts what was put. The owner's duty: `close` it."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._connection = cast("ClientConnection", request.protocol)
+        self._transport = request.transport
+        self._stream: Stream | None = None
+        self._silence_s = 0.0
+        self._on_silence: Callable[[], None] = _nothing
+        self._last_put = self._now()
+        self._stalled_timer: asyncio.TimerHandle | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self.bytes_out = 0
+        self._connection.when_writable(self._caught_up)
+
+    def serve(self, stream: Stream | None) -> None:
+        """Tell this stream (None: no more) when the reader has caught up."""
+        self._stream = stream
+
+    def break_silence(self, every_s: float | None, on_silence: Callable[[], None]) -> None:
+        """From now on call `on_silence` after every `every_s` seconds without a byte (None: no more)."""
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+            self._silence_timer = None
+        if every_s is not None:
+            self._silence_s = every_s
+            self._on_silence = on_silence
+            self._last_put = self._now()
+            self._silence_timer = self._loop.call_later(every_s, self._check_silence)
+
+    def put(self, data: bytes) -> bool:
+        """Write at once. True when the reader is behind: put no more until the stream is told that it has drained."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        self._last_put = self._now()
+        self.bytes_out += len(data)
+        transport.write(data)
+        if not self._connection.writing_paused:
+            return False
+        if self._stalled_timer is None:
+            self._stalled_timer = self._loop.call_later(STALLED_S, self.drop)
+        return True
+
+    def cut(self) -> None:
+        """Close the connection once what was put is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close the connection with all that waits for it. aiohttp then cancels the handler."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Leave the connection to others."""
+        self._connection.when_writable(None)
+        for timer in (self._silence_timer, self._stalled_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _caught_up(self) -> None:
+        if self._stalled_timer is not None:
+            self._stalled_timer.cancel()
+            self._stalled_timer = None
+        if self._stream is not None:
+            self._stream.drained()
+
+    def _check_silence(self) -> None:
+        due = self._last_put + self._silence_s
+        if due <= self._now():
+            if self._stalled_timer is None:
+                self._on_silence()
+            due = self._now() + self._silence_s
+        self._silence_timer = self._loop.call_at(due, self._check_silence)
+
+
+def _nothing() -> None:
+    """Silence that nobody breaks."""

@@ -1,0 +1,89 @@
+"""WebSocket sessions: the upgrade, and which dialect the session then speaks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import WSCloseCode, web
+
+from proxy.downstream.bare import BareSession
+from proxy.downstream.edge import RECORD
+from proxy.downstream.gate import Gate
+from proxy.downstream.handshake import read_offer, without_credentials
+from proxy.errors import InvalidRequest, MethodNotAllowed
+from proxy.relay import Relay
+from proxy.telemetry.record import RequestRecord
+
+BARE_PATHS = {
+    "/v1/ws": "/v1/chat/completions",
+    "/v1/chat/completions": "/v1/chat/completions",
+    "/v1/completions": "/v1/completions",
+}
+"""Where the bare dialect is spoken, and the endpoint whose body its messages are."""
+
+WRITER_LIMIT_BYTES = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """The largest message in bytes; seconds between pings (None: never)."""
+
+    message_bytes: int
+    ping_s: float | None
+
+
+class WebSocketApi:
+    """The WebSocket endpoints."""
+
+    def __init__(
+        self, relay: Relay, gate: Gate, limits: SessionLimits, publish: Callable[[RequestRecord], None]
+    ) -> None:
+        self._relay = relay
+        self._gate = gate
+        self._limits = limits
+        self._publish = publish
+        self._sessions: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        for path in BARE_PATHS:
+            router.add_get(path, self.connect, allow_head=False)
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """Upgrade, and speak the bare dialect until one side leaves."""
+        if request.headers.get("Upgrade", "").strip().lower() != "websocket":
+            raise MethodNotAllowed("Send a POST, or a GET that upgrades to WebSocket.")
+        if request.body_exists:
+            raise InvalidRequest("An upgrade has no body.")
+        self._gate.check_origin(request)
+        offer = read_offer(request)
+        key = self._gate.admit(request, offer.credential)
+        record = request[RECORD]
+        record.transport = "ws"
+        record.dialect = "bare"
+        record.key = key.name if key is not None else None
+        socket = web.WebSocketResponse(
+            protocols=(offer.selected,) if offer.selected is not None else (),
+            compress=False,
+            max_msg_size=self._limits.message_bytes,
+            heartbeat=self._limits.ping_s,
+            writer_limit=WRITER_LIMIT_BYTES,
+        )
+        await socket.prepare(without_credentials(request, offer))
+        self._sessions.add(socket)
+        await BareSession(
+            socket,
+            request,
+            path=BARE_PATHS[request.path],
+            key=key,
+            forwarded=self._gate.forwarded(request),
+            relay=self._relay,
+            publish=self._publish,
+        ).run()
+        return socket
+
+    async def close_all(self) -> None:
+        """Tell every session that the gateway goes away."""
+        for socket in list(self._sessions):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")

@@ -1,0 +1,123 @@
+"""The routing table: which route a model name means. An immutable snapshot; a reload builds another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proxy.access.keys import Key
+from proxy.config.model import Config
+from proxy.config.route import Protocol
+from proxy.config.route import Replica as ReplicaSettings
+from proxy.config.route import Route as RouteSettings
+from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from proxy.routing.balancer import Balancer, RoundRobin
+from proxy.routing.replica import Replica, parse_origin
+from proxy.wire.headers import upstream_credentials
+
+NAMES_LISTED = 50
+"""How many models a 404 names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; None for never."""
+
+    connect_s: float | None
+    first_token_s: float | None
+    idle_s: float | None
+    total_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An entry of `routes.yaml`: a model name, its replicas and policies.
+
+    `upstream_model` is the name the replicas know; empty when it came from a variable that is not set.
+    """
+
+    name: str
+    upstream_model: str
+    aliases: tuple[str, ...]
+    replicas: Sequence[Replica]
+    balancer: Balancer
+    timeouts: Timeouts
+    keepalive_s: float | None
+    passthrough: bool
+    """The client's own credentials go to the replica."""
+
+    def require_ready(self) -> None:
+        """Raise what a request for this route is answered when the file does not say enough to serve it."""
+        if not self.upstream_model:
+            raise InvalidRequest(
+                f"Model {self.name} is not configured. Check environment variables.", param="model"
+            )
+        if not self.replicas:
+            raise Unavailable(f"No service configured for model: {self.name}")
+
+
+class RoutingTable:
+    """Routes by name, then by alias: an exact look-up, never a pattern."""
+
+    __slots__ = ("_by_model", "routes")
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._by_model = {alias: route for route in self.routes for alias in route.aliases}
+        self._by_model |= {route.name: route for route in self.routes}
+
+    def find(self, model: str, key: Key | None) -> Route:
+        """The route of `model`, for the holder of `key` (None: no keys are asked for).
+
+        Raises `ModelNotFound`, which names the models this key may use, or `Forbidden`.
+        """
+        route = self._by_model.get(model)
+        if route is None:
+            raise ModelNotFound(f"The model does not exist here. {_listing(self.models(key))}", param="model")
+        if key is not None and not (key.may_use(model) or key.may_use(route.name)):
+            raise Forbidden("This key may not use the model. " + _listing(self.models(key)), param="model")
+        return route
+
+    def models(self, key: Key | None) -> list[str]:
+        """Routes, then aliases, that `key` may use, in the file's order."""
+        names = [route.name for route in self.routes]
+        names += [alias for route in self.routes for alias in route.aliases]
+        if key is None:
+            return names
+        return [n for n in names if key.may_use(n) or key.may_use(self._by_model[n].name)]
+
+
+def _listing(names: list[str]) -> str:
+    if not names:
+        return "This gateway has no models for you: add a route to routes.yaml."
+    more = f", and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return f"Available models: {', '.join(names[:NAMES_LISTED])}{more}."
+
+
+def build_table(config: Config) -> RoutingTable:
+    """The table that a checked configuration describes."""
+    return RoutingTable(_route(name, route) for name, route in config.routes.items())
+
+
+def _route(name: str, settings: RouteSettings) -> Route:
+    timeouts = settings.timeouts
+    return Route(
+        name=name,
+        upstream_model=settings.model,
+        aliases=settings.aliases,
+        replicas=tuple(
+            _replica(index, replica, settings.protocol) for index, replica in enumerate(settings.replicas)
+        ),
+        balancer=RoundRobin(),
+        timeouts=Timeouts(timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s),
+        keepalive_s=settings.keepalive_s,
+        passthrough=settings.auth == "passthrough",
+    )
+
+
+def _replica(index: int, settings: ReplicaSettings, protocol: Protocol) -> Replica:
+    origin, prefix = parse_origin(settings.url)
+    headers = [(name, value.get_secret_value()) for name, value in settings.headers.items()]
+    if settings.api_key is not None:
+        headers.append(upstream_credentials(protocol, settings.api_key.get_secret_value()))
+    return Replica(index, origin, prefix, tuple(headers))

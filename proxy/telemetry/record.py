@@ -1,0 +1,113 @@
+"""What is known about one request: filled along its way, finished once, then read by the log and the metrics.
+
+Times are passed in (`now`, seconds of one monotonic clock). Writing it out belongs to `access_log` and the recorder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from proxy.errors import ClientError, FirstTokenTimeout, GatewayError, UpstreamError, UpstreamIdle, UpstreamTruncated
+
+Transport = Literal["http", "sse", "ws"]
+Dialect = Literal["bare", "mux", "responses", "realtime"]
+
+UNKNOWN: Final = "unknown"  # the route and the model of a request that names none of ours: labels are configured names
+CLIENT_LEFT: Final = 499  # never sent: there is nobody to send it to
+
+
+class EndState(StrEnum):
+    """How a request ended: the log's `end_state` and the metrics' `outcome` (http.md, "Metrics and log")."""
+
+    COMPLETED = "completed"
+    CLIENT_CLOSED = "client_closed"
+    REJECTED = "rejected"  # a 4xx of ours
+    UPSTREAM_REJECTED = "upstream_rejected"  # a 4xx passed on
+    SHED = "shed"  # a 429 or 503 of ours
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TRUNCATED = "upstream_truncated"
+    UPSTREAM_IDLE = "upstream_idle"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    DRAINED = "drained"  # cut off when the drain's time was over
+    ERROR = "error"  # ours
+
+
+_END_STATES: Final = (
+    (UpstreamTruncated, EndState.UPSTREAM_TRUNCATED),
+    (UpstreamIdle, EndState.UPSTREAM_IDLE),
+    (FirstTokenTimeout, EndState.FIRST_TOKEN_TIMEOUT),
+    (UpstreamError, EndState.UPSTREAM_ERROR),
+    (ClientError, EndState.REJECTED),
+)
+
+
+def end_state_of(cause: BaseException | int) -> EndState:
+    """The end a request comes to by an error of ours, or by an upstream's status that was passed on.
+
+    A client that left (`CLIENT_CLOSED`) and a stream cut by a drain (`DRAINED`) are neither: who ends them says so.
+    """
+    if isinstance(cause, int):
+        return _end_state_of_status(cause)
+    if isinstance(cause, GatewayError) and cause.status in (429, 503):
+        return EndState.SHED
+    return next((state for kind, state in _END_STATES if isinstance(cause, kind)), EndState.ERROR)
+
+
+def _end_state_of_status(status: int) -> EndState:
+    if status < 400:
+        return EndState.COMPLETED
+    return EndState.UPSTREAM_REJECTED if status < 500 else EndState.UPSTREAM_ERROR
+
+
+@dataclass(slots=True, eq=False)
+class RequestRecord:
+    """One request, from its first byte to its end.
+
+    `path` is without the query (a query may carry a ticket); `key` is the key's name; `replica` its index in the route.
+    `route` and `model` are configured names or `unknown`. `started` and every `now` are seconds of the same clock.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    started: float
+    transport: Transport = "http"
+    dialect: Dialect | None = None
+    trace_id: str | None = None
+    key: str | None = None
+    route: str = UNKNOWN
+    model: str = UNKNOWN
+    replica: int | None = None
+    attempts: int = 0
+    status: int | None = None
+    end_state: EndState | None = None
+    queue_ms: float = 0.0
+    ttft_ms: float | None = None
+    duration_ms: float | None = None
+    events: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens_estimated: bool = False
+
+    def add_queue_time(self, entered: float, now: float) -> None:
+        """Waited in a queue from `entered` to `now`; several waits (another replica's queue) add up."""
+        self.queue_ms = round(self.queue_ms + (now - entered) * 1000, 1)
+
+    def mark_first_token(self, now: float) -> None:
+        """The first content went downstream. Only the first call counts."""
+        if self.ttft_ms is None:
+            self.ttft_ms = round((now - self.started) * 1000, 1)
+
+    def finish(self, end_state: EndState, now: float) -> bool:
+        """Settle how it ended. True the first time: the caller then publishes the record. Later ends change nothing."""
+        if self.end_state is not None:
+            return False
+        self.end_state = end_state
+        self.duration_ms = round((now - self.started) * 1000, 1)
+        if end_state is EndState.CLIENT_CLOSED:
+            self.status = CLIENT_LEFT
+        return True

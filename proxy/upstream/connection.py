@@ -1,0 +1,257 @@
+"""One HTTP/1.1 connection to a model server: requests out, answers pushed to their receiver as their bytes arrive.
+
+It knows framing (llhttp's, in its strict mode) and nothing of events; what an answer means is the exchange's business,
+and which connection serves whom is the pool's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 128
+FINISH_WITHIN_S = 1.0
+"""How long the rest of an answer that nobody listens to any more may take before the connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """Status and headers of an answer; names as sent, values as text whose bytes round-trip (surrogateescape)."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+    def get(self, name: str) -> str | None:
+        """The first value of the header `name` (lower case), or None."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+
+class Receiver(Protocol):
+    """Who gets an answer. Calls come from the event loop's read, in this order, and end with one of the last two."""
+
+    def head_received(self, head: AnswerHead) -> None: ...
+
+    def body_received(self, data: bytes) -> None:
+        """The body's bytes of one read, without their framing."""
+
+    def answer_ended(self) -> None:
+        """The body is whole, as HTTP sees it."""
+
+    def answer_broken(self, error: UpstreamError) -> None:
+        """The answer will not be whole. The connection is closed already."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection, one exchange at a time.
+
+    `on_idle(connection)` is called when an answer ended and the connection may serve another; `on_lost(connection)`
+    once, when it is gone.
+    """
+
+    def __init__(
+        self, on_idle: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
+    ) -> None:
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._served = 0
+        self._finish_timer: asyncio.TimerHandle | None = None
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nothing under way: the state between two exchanges."""
+        self._busy = False
+        self._any_byte = False
+        self._in_head = True
+        self._ended = False
+        self._until_close = False
+        self._head_bytes = 0
+        self._keep_alive = False
+        self._headers: list[tuple[str, str]] = []
+        self._head: AnswerHead | None = None
+        self._pieces: list[bytes] = []
+
+    # ---- the exchange's side ----
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent now."""
+        return not self._busy and self._transport is not None and not self._transport.is_closing()
+
+    def send(self, request: bytes, receiver: Receiver) -> None:
+        """Send one whole request; its answer is pushed to `receiver`. The caller's duty: only when `usable`."""
+        assert self._transport is not None
+        self._busy = True
+        self._receiver = receiver
+        self._transport.write(request)
+
+    def pause(self) -> None:
+        """Read no more until `resume`: somebody downstream is full."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def finish(self) -> None:
+        """The receiver has all it wants: let the framing's last bytes come, so that the connection can be kept."""
+        self._receiver = None
+        if self._busy and not self._ended:
+            loop = asyncio.get_running_loop()
+            self._finish_timer = loop.call_later(FINISH_WITHIN_S, self.close)
+
+    def close(self) -> None:
+        """Drop the connection at once; the receiver hears nothing more."""
+        self._receiver = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- asyncio's side ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy or self._parser is None:
+            self.close()  # an idle server has nothing to say
+            return
+        self._any_byte = True
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+                raise UpstreamInvalid("the answer's head is too large")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._deliver()
+            cause = error.__context__
+            self._break(cause if isinstance(cause, UpstreamInvalid) else UpstreamInvalid("the answer is not HTTP/1.1"))
+            return
+        except UpstreamInvalid as error:
+            self._break(error)
+            return
+        self._deliver()
+        if self._ended:
+            self._end(keep=self._keep_alive)
+
+    def eof_received(self) -> bool:
+        return False  # close our side too: a server that half-closes has said all
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._parser = None
+        if self._finish_timer is not None:
+            self._finish_timer.cancel()
+        if self._busy:
+            if self._until_close and exc is None:
+                self._end(keep=False)
+            else:
+                self._break(self._loss())
+        self._on_lost(self)
+
+    # ---- llhttp's side ----
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            raise UpstreamInvalid("bytes after the end of the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self._headers) >= MAX_HEADERS:
+            raise UpstreamInvalid("the answer has too many headers")
+        if self._in_head:  # else a trailer: nothing here needs one
+            self._headers.append((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._headers = []
+            return
+        self._head = AnswerHead(status, tuple(self._headers))
+        self._until_close = _check_framing(self._head)
+        self._keep_alive = self._parser.should_keep_alive()  # forgotten once the message is complete
+        self._in_head = False
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if not self._in_head:  # else it was an interim answer (100, 103)
+            self._ended = True
+
+    # ---- within ----
+
+    def _deliver(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            if self._receiver is not None:
+                self._receiver.head_received(head)
+        pieces = self._pieces
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            if self._receiver is not None:
+                self._receiver.body_received(data)
+
+    def _end(self, *, keep: bool) -> None:
+        receiver, self._receiver = self._receiver, None
+        if self._finish_timer is not None:
+            self._finish_timer.cancel()
+            self._finish_timer = None
+        self._served += 1
+        self._rest()
+        if keep and self.usable:
+            self._on_idle(self)
+        elif self._transport is not None:
+            self._transport.abort()
+        if receiver is not None:
+            receiver.answer_ended()
+
+    def _break(self, error: UpstreamError) -> None:
+        receiver = self._receiver
+        self._busy = False
+        self.close()
+        if receiver is not None:
+            receiver.answer_broken(error)
+
+    def _loss(self) -> UpstreamError:
+        if not self._in_head:
+            return UpstreamTruncated("the connection was lost before the answer was whole")
+        if self._served and not self._any_byte:
+            return StaleConnection("a kept connection was closed before it answered")
+        return UpstreamUnreachable("the connection was closed before an answer came")
+
+
+def _check_framing(head: AnswerHead) -> bool:
+    """Whether the body lasts until the connection closes; raises `UpstreamInvalid` for what llhttp lets through."""
+    lengths = encodings = 0
+    for name, value in head.headers:
+        match name.lower():
+            case "content-length":
+                lengths += 1
+            case "transfer-encoding":
+                encodings += 1
+                if value.strip().lower() != "chunked":
+                    raise UpstreamInvalid("the answer has a transfer encoding other than chunked")
+            case "content-encoding" if value.strip().lower() not in ("", "identity"):
+                raise UpstreamInvalid("the answer is compressed though identity was asked")
+            case _:
+                pass
+    if lengths + encodings > 1:
+        raise UpstreamInvalid("the answer's length is given twice")
+    if head.status == 101:
+        raise UpstreamInvalid("the upstream switched protocols though nobody asked")
+    return lengths + encodings == 0 and head.status not in (204, 304)

@@ -1,0 +1,104 @@
+"""From a request and its route to an open answer: choose a replica, say the request in its words, wait for the commit
+point. A kept connection that turned out stale is replaced once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.errors import StaleConnection, UpstreamError
+from proxy.protocols.protocol import Watcher
+from proxy.request import ProxyRequest
+from proxy.routing.replica import Replica
+from proxy.routing.table import Route
+from proxy.streams.stream import Stream
+from proxy.telemetry.record import RequestRecord
+from proxy.upstream.exchange import Exchange, Opening
+from proxy.upstream.pool import Pool
+from proxy.wire.headers import request_head, towards_upstream
+
+
+class Dispatch:
+    """Opens exchanges. `on_malformed(route)` is told of each event that was dropped."""
+
+    def __init__(self, pool: Pool, *, max_event_bytes: int, on_malformed: Callable[[Route], None]) -> None:
+        self._pool = pool
+        self._max_event_bytes = max_event_bytes
+        self._on_malformed = on_malformed
+
+    async def open(
+        self, request: ProxyRequest, route: Route, stream: Stream, watcher: Watcher, record: RequestRecord
+    ) -> Opening:
+        """The answer at its commit point; what follows flows into `stream`.
+
+        Raises `UpstreamError`, or what the stream was interrupted with. Cancelling closes the connection.
+        """
+        replica = route.balancer.pick(route.replicas)
+        message = upstream_message(request, route, replica)
+        record.replica = replica.index
+        for fresh in (False, True):
+            record.attempts += 1
+            try:
+                return await self._attempt(message, request, route, replica, stream, watcher, fresh=fresh)
+            except UpstreamError as error:
+                if isinstance(error, StaleConnection) and not fresh:
+                    continue
+                raise error.about(f'route "{route.name}": replica {replica.index}') from error
+        raise AssertionError("a fresh connection is never tried twice")
+
+    async def _attempt(
+        self,
+        message: bytes,
+        request: ProxyRequest,
+        route: Route,
+        replica: Replica,
+        stream: Stream,
+        watcher: Watcher,
+        *,
+        fresh: bool,
+    ) -> Opening:
+        connection = await self._pool.connection(
+            replica.origin, connect_timeout_s=route.timeouts.connect_s, fresh=fresh
+        )
+        replica.in_flight += 1
+        exchange = Exchange(
+            stream=stream,
+            watcher=watcher,
+            streaming=request.body.stream,
+            max_event_bytes=self._max_event_bytes,
+            timeouts=route.timeouts,
+            on_closed=lambda: _leave(replica),
+            on_malformed=lambda: self._on_malformed(route),
+        )
+        try:
+            exchange.begin(connection, message)
+            return await exchange.opened
+        except BaseException:
+            exchange.close()
+            raise
+
+
+def upstream_message(request: ProxyRequest, route: Route, replica: Replica) -> bytes:
+    """The request as this replica gets it: its own name of the model, its own credentials, nothing it need not know."""
+    body = request.body.raw
+    if route.upstream_model != request.body.model:
+        body = request.body.replaced({"model": route.upstream_model})
+    own = {name.lower() for name, _ in replica.headers}
+    passed = towards_upstream(request.headers, keep_credentials=route.passthrough)
+    head = request_head(
+        "POST",
+        replica.target(request.path, request.query),
+        [
+            ("Host", replica.origin.authority),
+            *(header for header in passed if header[0].lower() not in own),
+            *request.forwarded,
+            *replica.headers,
+            ("Accept-Encoding", "identity"),
+            ("x-request-id", request.request_id),
+            ("Content-Length", str(len(body))),
+        ],
+    )
+    return head + body
+
+
+def _leave(replica: Replica) -> None:
+    replica.in_flight -= 1

@@ -1,0 +1,362 @@
+"""One exchange: one request and its answer with one replica, from the first byte sent to the end of the answer.
+
+It finds events in what the connection pushes, holds them back until the commit point, and pushes them into the stream
+from then on. It keeps the upstream's deadlines. What to do when it fails (another replica, a status) is dispatch's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.errors import (
+    FirstTokenTimeout,
+    GatewayError,
+    UpstreamError,
+    UpstreamIdle,
+    UpstreamInvalid,
+    UpstreamTimeout,
+    UpstreamTruncated,
+)
+from proxy.protocols.failure import Failure, answer_error
+from proxy.protocols.protocol import Sighting, Watcher
+from proxy.routing.table import Timeouts
+from proxy.streams.stream import Stream
+from proxy.upstream.connection import AnswerHead, UpstreamConnection
+from proxy.wire.sse import Event, EventTooLarge, Parser
+
+WHOLE_BYTES = 256 * 1024
+"""An answer that is no event stream is held until it is whole, up to this size; past it, its bytes flow."""
+PREAMBLE_S = 0.05
+"""How long preamble events wait for content before they go out alone."""
+
+CONTENT = Sighting.CONTENT
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The answer at its commit point: whole (`body`), or flowing through the stream (as events, if `events`).
+
+    `failure` is set, and `body` empty, where an event or a body under status 200 said that the request failed;
+    `status` is then the failure's own.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+    events: bool = False
+    failure: Failure | None = None
+
+
+class Exchange:
+    """A connection's receiver and a stream's source. `on_closed` is called once, when it no longer needs the replica."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        watcher: Watcher,
+        streaming: bool,
+        max_event_bytes: int,
+        timeouts: Timeouts,
+        on_closed: Callable[[], None],
+        on_malformed: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._stream = stream
+        self._watcher = watcher
+        self._observe = watcher.observe
+        self._streaming = streaming
+        self._max_event_bytes = max_event_bytes
+        self._timeouts = timeouts
+        self._on_closed = on_closed
+        self._on_malformed = on_malformed
+        self._connection: UpstreamConnection | None = None
+        self._head: AnswerHead | None = None
+        self._parser: Parser | None = None
+        self._held: list[Event] = []
+        self._whole: list[bytes] = []
+        self._whole_bytes = 0
+        self._committed = False
+        self._paused = False
+        self._error_seen = False
+        self._feed = self._feed_whole
+        self._preamble_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._started = self._last_read = self._now()
+        self.opened: asyncio.Future[Opening] = self._loop.create_future()
+        """Set at the commit point; an `UpstreamError` if the exchange failed before it."""
+
+    # ---- dispatch's side ----
+
+    def begin(self, connection: UpstreamConnection, request: bytes) -> None:
+        """Send the request. The answer is then in `opened`, and what flows after it in the stream.
+
+        Raises what the stream was interrupted with meanwhile; the caller then closes the exchange.
+        """
+        self._connection = connection
+        self._stream.flow_from(self)
+        self._watch_deadlines()
+        connection.send(request, self)
+
+    # ---- the stream's side (its source) ----
+
+    def pause(self) -> None:
+        if self._connection is not None and not self._paused:
+            self._paused = True
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None and self._paused:
+            self._paused = False
+            self._last_read = self._now()  # its silence was our doing
+            self._connection.resume()
+
+    def interrupt(self, error: GatewayError) -> None:
+        """End the answer here: by a status before the commit point, by a terminal error after it."""
+        self._fail(error)
+
+    def close(self) -> None:
+        """Drop the exchange and its connection."""
+        connection = self._release()
+        if connection is not None:
+            connection.close()
+
+    # ---- the connection's side (its receiver) ----
+
+    def head_received(self, head: AnswerHead) -> None:
+        self._head = head
+        if 300 <= head.status < 400:
+            self._fail(UpstreamInvalid("the upstream answered with a redirect, which is never followed"))
+            return
+        content_type = (head.get("content-type") or "").partition(";")[0].strip().lower()
+        if 200 <= head.status < 300:
+            if content_type == "text/event-stream":
+                self._parser = Parser(self._max_event_bytes)
+                self._feed = self._feed_events
+            elif content_type not in ("", "application/json"):
+                self._flow_bytes()
+
+    def body_received(self, data: bytes) -> None:
+        self._last_read = self._now()
+        self._feed(data)
+
+    def answer_ended(self) -> None:
+        connection = self._release()
+        assert connection is not None
+        if self._parser is not None:
+            complete = self._watcher.complete or self._error_seen
+            self._conclude(None if complete else UpstreamTruncated("the answer stopped before its end"))
+        elif self._committed:
+            self._stream.end()
+        else:
+            self._open_whole(b"".join(self._whole))
+
+    def answer_broken(self, error: UpstreamError) -> None:
+        self._release()
+        if self._parser is not None and (self._watcher.complete or self._error_seen):
+            self._conclude(None)
+        else:
+            self._conclude(error)
+
+    # ---- an answer in one piece, or of bytes ----
+
+    def _feed_whole(self, data: bytes) -> None:
+        self._whole.append(data)
+        self._whole_bytes += len(data)
+        if self._whole_bytes > WHOLE_BYTES:
+            whole, self._whole = b"".join(self._whole), []
+            self._flow_bytes()
+            self._feed_bytes(whole)
+
+    def _feed_bytes(self, data: bytes) -> None:
+        self._stream.publish([Event(data, data, data, b"", None)])
+
+    def _flow_bytes(self) -> None:
+        self._feed = self._feed_bytes
+        self._commit()
+
+    def _open_whole(self, body: bytes) -> None:
+        assert self._head is not None
+        failure = answer_error(body) if self._streaming and self._head.status == 200 else None
+        if failure is not None:
+            self._open_failure(failure)
+        elif not self.opened.done():
+            self.opened.set_result(Opening(self._head.status, self._head.headers, body))
+
+    def _open_failure(self, failure: Failure) -> None:
+        assert self._head is not None
+        if not self.opened.done():
+            status = failure.status or UpstreamError.status
+            self.opened.set_result(Opening(status, self._head.headers, b"", failure=failure))
+
+    # ---- an answer of events ----
+
+    def _feed_events(self, data: bytes) -> None:
+        assert self._parser is not None
+        try:
+            events = self._parser.feed(data)
+        except EventTooLarge:
+            self._fail(UpstreamInvalid("an event of the answer is larger than server.max_event"))
+            return
+        if not events:
+            return
+        if self._committed:
+            self._pass(events)
+        else:
+            self._hold_back(events)
+
+    def _pass(self, events: list[Event]) -> None:
+        """After the commit point: look at each event, push them all."""
+        observe = self._observe
+        for position, event in enumerate(events):
+            sighting = observe(event)
+            if sighting is not CONTENT:
+                self._pass_unusual(events, position, sighting)
+                return
+        self._stream.publish(events)
+
+    def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting) -> None:
+        """As `_pass`, where the event at `position` was seen to be something else than content."""
+        passed = events[:position]
+        ended = False
+        for event in events[position:]:
+            if event is not events[position]:
+                sighting = self._observe(event)
+            if sighting is Sighting.MALFORMED:
+                self._on_malformed()
+                continue
+            passed.append(event)
+            if sighting is Sighting.ERROR:
+                self._error_seen = True
+            elif sighting is Sighting.END:
+                ended = True
+                break
+        if passed:
+            self._stream.publish(passed)
+        if ended:
+            self._finish()
+
+    def _hold_back(self, events: list[Event]) -> None:
+        """Before the commit point: keep preamble, so that a failure can still have a status or go elsewhere."""
+        for position, event in enumerate(events):
+            match self._observe(event):
+                case Sighting.MALFORMED:
+                    self._on_malformed()
+                case Sighting.PREAMBLE | Sighting.PING | Sighting.USAGE:
+                    self._held.append(event)
+                    if self._preamble_timer is None:
+                        self._preamble_timer = self._loop.call_later(PREAMBLE_S, self._commit)
+                case Sighting.ERROR:
+                    self._refuse()
+                    return
+                case sighting:
+                    self._held.append(event)
+                    self._commit()
+                    if sighting is Sighting.END:
+                        self._finish()
+                    elif rest := events[position + 1 :]:
+                        self._pass(rest)
+                    return
+
+    def _refuse(self) -> None:
+        """An error event before any content: it becomes the answer, with a status of its own."""
+        failure = self._watcher.failure
+        assert failure is not None
+        self._let_finish()
+        self._open_failure(failure)
+
+    def _commit(self) -> None:
+        """The commit point: from here on what comes goes downstream, and an error is told in the stream."""
+        if self._committed or self.opened.done():
+            return
+        assert self._head is not None
+        self._committed = True
+        for timer in (self._preamble_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._connection is not None:
+            self._watch_deadlines()  # another silence counts now
+        held, self._held = self._held, []
+        if held:
+            self._stream.publish(held)
+        self.opened.set_result(Opening(self._head.status, self._head.headers, None, events=self._parser is not None))
+
+    def _finish(self) -> None:
+        """The final marker came: the stream is complete, whatever the connection does next."""
+        self._let_finish()
+        self._stream.end()
+
+    # ---- ends ----
+
+    def _let_finish(self) -> None:
+        paused = self._paused
+        connection = self._release()
+        if connection is not None:
+            if paused:
+                connection.resume()
+            connection.finish()
+
+    def _fail(self, error: GatewayError) -> None:
+        connection = self._release()
+        if connection is not None:
+            connection.close()
+        self._conclude(error)
+
+    def _conclude(self, error: GatewayError | None) -> None:
+        """The answer is over: tell the stream, or dispatch where nothing was committed yet."""
+        if error is None and not self._committed:
+            self._commit()
+        if self._committed:
+            self._stream.end(error)
+        elif error is not None and not self.opened.done():
+            self.opened.set_exception(error)
+
+    def _release(self) -> UpstreamConnection | None:
+        """Let go of the connection, timers and the replica, once."""
+        connection, self._connection = self._connection, None
+        self._feed = _ignore
+        for timer in (self._preamble_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        if connection is not None:
+            self._on_closed()
+        return connection
+
+    # ---- deadlines ----
+
+    def _watch_deadlines(self) -> None:
+        """One timer, set again when it fires early: nothing is done per event."""
+        due, error = self._next_deadline()
+        if error is None:
+            return
+        if due <= self._now():
+            self._fail(error)
+        else:
+            self._deadline_timer = self._loop.call_at(due, self._watch_deadlines)
+
+    def _next_deadline(self) -> tuple[float, UpstreamError | None]:
+        limits = self._timeouts
+        due = float("inf")
+        error: UpstreamError | None = None
+        if limits.total_s is not None:
+            due = self._started + limits.total_s
+            error = UpstreamTimeout(f"the answer took longer than timeouts.total ({limits.total_s:g} s)")
+        silent: UpstreamError
+        if not self._committed:
+            silence_s = limits.first_token_s
+            silent = FirstTokenTimeout(f"nothing came within timeouts.first_token ({silence_s or 0:g} s)")
+        else:
+            silence_s = limits.idle_s
+            silent = UpstreamIdle(f"nothing came for timeouts.idle ({silence_s or 0:g} s)")
+        if silence_s is not None:
+            since = self._now() if self._paused else self._last_read
+            if since + silence_s < due:
+                due, error = since + silence_s, silent
+        return due, error
+
+
+def _ignore(data: bytes) -> None:
+    """Bytes after the answer's end are nobody's."""

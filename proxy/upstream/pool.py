@@ -1,0 +1,107 @@
+"""Connections to replicas: opened, kept for a moment between exchanges, shared by all routes of the same origin."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import defaultdict
+from functools import partial
+
+from proxy.errors import UpstreamUnreachable
+from proxy.routing.replica import Origin
+from proxy.upstream import demo
+from proxy.upstream.connection import UpstreamConnection
+
+KEEP_S = 4.0
+"""How long an unused connection is kept. uvicorn (vLLM, SGLang, transformers serve) closes its own after 5 s."""
+
+
+class Pool:
+    """Owns every upstream connection. Idle ones are handed out newest first, so that a quiet pool shrinks."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._idle: defaultdict[Origin, dict[UpstreamConnection, float]] = defaultdict(dict)
+        self._all: set[UpstreamConnection] = set()
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._tls: ssl.SSLContext | None = None
+
+    async def connection(self, origin: Origin, *, connect_timeout_s: float | None, fresh: bool) -> UpstreamConnection:
+        """A connection that can take a request now; `fresh` asks for a new one.
+
+        Raises `UpstreamUnreachable`, whose message has no address in it.
+        """
+        if not fresh:
+            idle = self._idle[origin]
+            while idle:
+                kept, _ = idle.popitem()
+                if kept.usable:
+                    return kept
+        return await self._connect(origin, connect_timeout_s)
+
+    async def close(self) -> None:
+        """Close every connection, idle or not."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        for connection in list(self._all):
+            connection.close()
+        while self._all:  # each one's connection_lost comes in one of the next turns
+            await asyncio.sleep(0)
+
+    async def _connect(self, origin: Origin, timeout_s: float | None) -> UpstreamConnection:
+        connection = UpstreamConnection(partial(self._keep, origin), partial(self._forget, origin))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._open(origin, connection)
+        except TimeoutError as error:
+            raise UpstreamUnreachable(f"no connection within timeouts.connect ({timeout_s:g} s)") from error
+        except ssl.SSLError as error:
+            raise UpstreamUnreachable(f"TLS failed ({error.reason or 'no reason given'})") from error
+        except socket.gaierror as error:
+            raise UpstreamUnreachable("its host name cannot be resolved") from error
+        except OSError as error:
+            raise UpstreamUnreachable(_refusal(error)) from error
+        self._all.add(connection)
+        return connection
+
+    async def _open(self, origin: Origin, connection: UpstreamConnection) -> None:
+        if origin.scheme == "demo":
+            demo.connect(lambda: connection, demo.DemoSettings.parse(f"demo://?{origin.query}"))
+        elif origin.scheme == "https":
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            await self._loop.create_connection(lambda: connection, origin.host, origin.port, ssl=self._tls)
+        else:
+            await self._loop.create_connection(lambda: connection, origin.host, origin.port)
+
+    def _keep(self, origin: Origin, connection: UpstreamConnection) -> None:
+        self._idle[origin][connection] = self._loop.time()
+        if self._sweep_timer is None:
+            self._sweep_timer = self._loop.call_later(KEEP_S, self._sweep)
+
+    def _forget(self, origin: Origin, connection: UpstreamConnection) -> None:
+        self._all.discard(connection)
+        self._idle[origin].pop(connection, None)
+
+    def _sweep(self) -> None:
+        self._sweep_timer = None
+        too_old = self._loop.time() - KEEP_S
+        oldest: float | None = None
+        for idle in self._idle.values():
+            for connection, since in list(idle.items()):
+                if since <= too_old:
+                    del idle[connection]
+                    connection.close()
+                elif oldest is None or since < oldest:
+                    oldest = since
+        if oldest is not None:
+            self._sweep_timer = self._loop.call_at(oldest + KEEP_S, self._sweep)
+
+
+def _refusal(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection was refused; is the model server running?"
+    if isinstance(error, ConnectionResetError):
+        return "the connection was reset"
+    return "no connection could be made"

@@ -1,0 +1,101 @@
+// The raw frames, both ways, with the time since the exchange began: filtered, and bounded in memory and on the page.
+
+const KEPT = 2_000;
+const SHOWN = 400;
+const CHARACTERS_KEPT = 4_000; // of one frame; the rest is counted, not kept
+
+const ARROWS = { in: "↓", out: "↑", note: "·" };
+
+/** @typedef {{way: "in"|"out"|"note", text: string, length: number, at: string}} Frame */
+
+export class Frames {
+  #kept = /** @type {Frame[]} */ ([]);
+  #fresh = /** @type {Frame[]} */ ([]); // came since the last paint
+  #seen = 0;
+  #origin = performance.now();
+  #panel; #rows; #count; #filter; #way;
+
+  constructor(/** @type {Document} */ page) {
+    this.#panel = page.getElementById("frames");
+    this.#rows = page.getElementById("frame-rows");
+    this.#count = page.getElementById("frame-count");
+    this.#filter = page.getElementById("frame-filter");
+    this.#way = page.getElementById("frame-direction");
+    const wrap = page.getElementById("frame-wrap");
+    this.#filter.addEventListener("input", () => this.#again());
+    this.#way.addEventListener("change", () => this.#again());
+    this.#panel.addEventListener("toggle", () => this.#again());
+    wrap.addEventListener("change", () => this.#rows.classList.toggle("wrapped", wrap.checked));
+    page.getElementById("frame-clear").addEventListener("click", () => this.clear());
+  }
+
+  /** Times count from here on: called when an exchange begins. */
+  begin(at) { this.#origin = at; }
+
+  /** Takes note of one frame; it is drawn with the next `paint`. `at` in ms of the page's clock. */
+  add(way, text, at) {
+    const kept = text.length > CHARACTERS_KEPT ? `${text.slice(0, CHARACTERS_KEPT)} …` : text;
+    const frame = { way, text: kept, length: text.length, at: ((at - this.#origin) / 1000).toFixed(3) };
+    this.#seen += 1;
+    this.#kept.push(frame);
+    this.#fresh.push(frame);
+    if (this.#kept.length > KEPT * 1.1) this.#kept.splice(0, this.#kept.length - KEPT);
+    if (this.#fresh.length > SHOWN * 2) this.#fresh.splice(0, this.#fresh.length - SHOWN);
+  }
+
+  /** Draws what came since the last time. Costs nothing while the panel is closed. */
+  paint() {
+    if (this.#fresh.length === 0) return;
+    this.#count.value = this.#seen.toLocaleString("en-GB");
+    const fresh = this.#fresh.filter((frame) => this.#matches(frame));
+    this.#fresh = [];
+    if (this.#panel.open) this.#append(fresh);
+  }
+
+  clear() {
+    this.#kept = [];
+    this.#fresh = [];
+    this.#seen = 0;
+    this.#count.value = "0";
+    this.#rows.replaceChildren();
+  }
+
+  #again() {
+    this.#fresh = [];
+    this.#rows.replaceChildren();
+    if (this.#panel.open) this.#append(this.#kept.filter((frame) => this.#matches(frame)).slice(-SHOWN));
+  }
+
+  #matches(/** @type {Frame} */ frame) {
+    if (this.#way.value && frame.way !== this.#way.value) return false;
+    const wanted = this.#filter.value.trim().toLowerCase();
+    return wanted === "" || frame.text.toLowerCase().includes(wanted);
+  }
+
+  #append(/** @type {Frame[]} */ frames) {
+    const rows = this.#rows;
+    const follows = rows.scrollHeight - rows.scrollTop - rows.clientHeight < 24;
+    rows.append(...frames.map(row));
+    while (rows.childElementCount > SHOWN) rows.firstElementChild.remove();
+    if (follows) rows.scrollTop = rows.scrollHeight;
+  }
+}
+
+function row(/** @type {Frame} */ frame) {
+  const item = document.createElement("li");
+  item.dataset.way = frame.way;
+  const code = document.createElement("code");
+  // On one line the head, the same in every frame, gives way first, so that what is new stays in sight.
+  const cut = frame.way === "in" ? frame.text.indexOf('"delta"') : -1;
+  if (cut > 0) code.append(part("span", frame.text.slice(0, cut)), part("span", frame.text.slice(cut)));
+  else code.append(frame.text);
+  item.append(part("time", frame.at), part("i", ARROWS[frame.way]), code);
+  item.title = `${frame.length.toLocaleString("en-GB")} characters`;
+  return item;
+}
+
+function part(tag, text) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+}

@@ -1,0 +1,127 @@
+"""The record of one request: what it holds, and that it ends once."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy import errors
+from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+
+
+def record(status: int | None = None) -> RequestRecord:
+    return RequestRecord("req_1", "POST", "/v1/chat/completions", started=100.0, status=status)
+
+
+def test_times_count_from_the_start_in_milliseconds() -> None:
+    request = record()
+    request.add_queue_time(entered=100.010, now=100.030)
+    request.mark_first_token(100.1324)
+    request.finish(EndState.COMPLETED, 104.1)
+    assert (request.queue_ms, request.ttft_ms, request.duration_ms) == (20.0, 132.4, 4100.0)
+
+
+def test_waits_in_several_queues_add_up() -> None:
+    request = record()
+    request.add_queue_time(100.0, 100.5)
+    request.add_queue_time(101.0, 101.25)
+    assert request.queue_ms == 750.0
+
+
+def test_only_the_first_token_is_the_first() -> None:
+    request = record()
+    request.mark_first_token(101.0)
+    request.mark_first_token(102.0)
+    assert request.ttft_ms == 1000.0
+
+
+def test_a_record_is_finished_once() -> None:
+    request = record(status=200)
+    assert request.finish(EndState.UPSTREAM_IDLE, 101.0)
+    assert not request.finish(EndState.CLIENT_CLOSED, 102.0)
+    assert (request.end_state, request.duration_ms, request.status) == (EndState.UPSTREAM_IDLE, 1000.0, 200)
+
+
+def test_a_client_that_left_is_logged_as_499_whatever_it_had_been_sent() -> None:
+    request = record(status=200)
+    request.finish(EndState.CLIENT_CLOSED, 101.0)
+    assert request.status == 499
+
+
+def test_a_request_that_named_none_of_ours_counts_as_unknown() -> None:
+    assert (record().route, record().model) == ("unknown", "unknown")
+
+
+def test_a_misspelt_member_is_an_error() -> None:
+    with pytest.raises(AttributeError):
+        record().tokens_inn = 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("cause", "end"),
+    [
+        (errors.InvalidRequest("no model"), EndState.REJECTED),
+        (errors.Unauthorized("who"), EndState.REJECTED),
+        (errors.ModelNotFound("which"), EndState.REJECTED),
+        (errors.UpgradeRequired("426"), EndState.REJECTED),
+        (errors.Unavailable("none"), EndState.SHED),
+        (errors.Unavailable("bye", code="draining"), EndState.SHED),
+        (errors.UpstreamUnreachable("refused"), EndState.UPSTREAM_ERROR),
+        (errors.StaleConnection("stale"), EndState.UPSTREAM_ERROR),
+        (errors.UpstreamInvalid("garbage"), EndState.UPSTREAM_ERROR),
+        (errors.UpstreamTimeout("total"), EndState.UPSTREAM_ERROR),
+        (errors.UpstreamTruncated("cut"), EndState.UPSTREAM_TRUNCATED),
+        (errors.UpstreamIdle("silent"), EndState.UPSTREAM_IDLE),
+        (errors.FirstTokenTimeout("slow"), EndState.FIRST_TOKEN_TIMEOUT),
+        (errors.InternalError("ours"), EndState.ERROR),
+        (ZeroDivisionError(), EndState.ERROR),
+    ],
+)
+def test_an_error_of_ours_is_an_end(cause: BaseException, end: EndState) -> None:
+    assert end_state_of(cause) is end
+
+
+def test_every_error_of_ours_has_an_end_that_is_no_success() -> None:
+    waiting = [errors.GatewayError]
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(kind.__subclasses__())
+        assert end_state_of(kind("x")) not in (EndState.COMPLETED, EndState.CLIENT_CLOSED)
+
+
+def test_a_429_of_ours_is_shed() -> None:
+    class TooMany(errors.ClientError):
+        status = 429
+
+    assert end_state_of(TooMany("later")) is EndState.SHED
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        (200, EndState.COMPLETED),
+        (201, EndState.COMPLETED),
+        (400, EndState.UPSTREAM_REJECTED),
+        (429, EndState.UPSTREAM_REJECTED),
+        (499, EndState.UPSTREAM_REJECTED),
+        (500, EndState.UPSTREAM_ERROR),
+        (503, EndState.UPSTREAM_ERROR),
+    ],
+)
+def test_an_upstreams_status_is_an_end(status: int, end: EndState) -> None:
+    assert end_state_of(status) is end
+
+
+def test_the_end_states_are_the_metrics_outcomes() -> None:
+    assert [str(state) for state in EndState] == [
+        "completed",
+        "client_closed",
+        "rejected",
+        "upstream_rejected",
+        "shed",
+        "upstream_error",
+        "upstream_truncated",
+        "upstream_idle",
+        "first_token_timeout",
+        "drained",
+        "error",
+    ]
