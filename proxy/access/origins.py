@@ -10,8 +10,6 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from proxy.config.addresses import is_loopback as is_loopback  # what `loopback_bind` means
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -96,11 +94,12 @@ class HostPolicy:
     def allows(self, host_header: str | None) -> bool:
         """Whether a request for this name is for us. None (no Host header) passes: every browser sends one.
 
-        The target of an absolute-form request line names a host too: ask for that one as well.
+        The target of an absolute-form request line names a host too: ask for that one as well; an IPv6 address may
+        stand without brackets, as aiohttp gives it then.
         """
         if self._everything or host_header is None:
             return True
-        asked = _parse_authority(host_header)
+        asked = _parse_host(host_header)
         if asked is None:
             return False
         host, port = asked
@@ -124,6 +123,11 @@ def _parse_authority(text: str) -> tuple[str, int | None] | None:
     port = int(digits) if digits else None
     host = _shortened(host) if host[0] == "[" else host.lower()
     return (host, port) if host and (port is None or port <= 65535) else None
+
+
+def _parse_host(text: str) -> tuple[str, int | None] | None:
+    """The same, for an IPv6 address without its brackets too."""
+    return _parse_authority(text) or _parse_authority(f"[{text}]")
 
 
 def _parse_origin(origin: str) -> tuple[str, str, int] | None:
@@ -159,8 +163,7 @@ def _origin_pattern(pattern: str) -> tuple[tuple[str, str, int], bool]:
 
 def _host_pattern(entry: str) -> tuple[tuple[str, int], bool]:
     """The host and port an entry names (`_ANY_PORT` for none), and whether the names below that host are meant."""
-    name = entry.removeprefix(_BELOW)
-    authority = _parse_authority(name) or _parse_authority(f"[{name}]")  # an IPv6 address may stand without brackets
+    authority = _parse_host(entry.removeprefix(_BELOW))
     if authority is None:
         raise ValueError(f'"{entry}" is not a host: write gateway.example.com, gateway.example.com:8443, *.example.com')
     host, port = authority

@@ -29,6 +29,8 @@ from proxy.config.values import (
     Port,
     Size,
     Switch,
+    Wait,
+    WaitOrNone,
 )
 
 __all__ = ["Admin", "Auth", "AuthKey", "Config", "Cors", "Mcp", "Replica", "Route", "Server", "Tls", "Tool"]
@@ -51,12 +53,10 @@ class WebSocket(Settings):
         default=3600.0, alias="age", description="After so long a session is asked to reconnect."
     )
     streams: Count = Field(default=16, description="Live streams of one session.")
-    detach_s: Duration = Field(
+    detach_s: Wait = Field(
         default=30.0, alias="detach", description="How long a resumable stream waits for its client."
     )
-    replay_s: Duration = Field(
-        default=120.0, alias="replay", description="How long a finished stream can still be read."
-    )
+    replay_s: Wait = Field(default=120.0, alias="replay", description="How long a finished stream can still be read.")
 
 
 class Tls(Settings):
@@ -80,7 +80,7 @@ class Server(Settings):
     max_body_bytes: Size = Field(default=32 * MIB, alias="max_body", description="The largest request body.")
     max_event_bytes: Size = Field(default=16 * MIB, alias="max_event", description="The largest event of an upstream.")
     timeouts: ServerTimeouts = Field(default=ServerTimeouts(), description="How long a client may take.")
-    drain_s: DurationOrNone = Field(default=30.0, alias="drain", description="How long a stop waits for open streams.")
+    drain_s: WaitOrNone = Field(default=30.0, alias="drain", description="How long a stop waits for open streams.")
     gather: Gather = Field(
         default="auto", description="off, auto or a duration: let a busy loop collect more sockets a turn."
     )

@@ -14,6 +14,7 @@ from proxy.config.values import (
     BalanceSetting,
     Count,
     CountOrNone,
+    CountOrZero,
     Duration,
     DurationOrNone,
     ModelName,
@@ -22,6 +23,8 @@ from proxy.config.values import (
     ReplicaUrl,
     Switch,
     UrlPath,
+    Wait,
+    WaitOrNone,
 )
 
 Protocol = Literal["openai", "anthropic", "ollama"]
@@ -87,8 +90,8 @@ class RouteLimits(Settings):
     """What a route takes on at once."""
 
     streams: CountOrNone = Field(default=None, description="Requests in flight; none means no limit.")
-    queue: Count = Field(default=256, description="Requests that may wait for a place.")
-    queue_timeout_s: DurationOrNone = Field(default=30.0, alias="queue_timeout", description="How long one may wait.")
+    queue: CountOrZero = Field(default=256, description="Requests that may wait for a place.")
+    queue_timeout_s: WaitOrNone = Field(default=30.0, alias="queue_timeout", description="How long one may wait.")
 
 
 class RouteTimeouts(Settings):
@@ -104,9 +107,7 @@ class Retry(Settings):
     """Tries before the first content event."""
 
     attempts: Count = Field(default=3, description="Tries in all; 1 means no second one.")
-    max_wait_s: Duration = Field(
-        default=5.0, alias="max_wait", description="The longest Retry-After that is waited for."
-    )
+    max_wait_s: Wait = Field(default=5.0, alias="max_wait", description="The longest Retry-After that is waited for.")
 
 
 class Toolchain(Settings):

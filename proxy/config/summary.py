@@ -1,4 +1,6 @@
-"""The configuration for people: a line for each route, and the whole of it as the file would say it. Secrets are `***`."""
+"""The configuration for people: a line for each route, and the whole as the file would say it. Secrets are `***`."""
+
+from typing import Any
 
 import yaml
 
@@ -12,9 +14,16 @@ def summary(config: Config) -> list[str]:
 
 
 def resolved(config: Config) -> str:
-    """The effective configuration as YAML, defaults filled in. It loads again, but for the secrets."""
-    data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    """The effective configuration as YAML, defaults filled in. It loads again, with `***` for the secrets."""
+    data = config.model_dump(mode="json", by_alias=True, exclude={"defaults"})
+    return yaml.safe_dump(_given(data), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _given(data: Any) -> Any:
+    """The data without the members that are not set."""
+    if isinstance(data, dict):
+        return {key: _given(value) for key, value in data.items() if value is not None}
+    return [_given(item) for item in data] if isinstance(data, list) else data
 
 
 def _line(name: str, route: Route) -> str:

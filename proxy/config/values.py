@@ -44,6 +44,26 @@ def parse_positive(value: object) -> int:
     return count
 
 
+def parse_number(value: object) -> int:
+    """A whole number from 0."""
+    if (count := units.parse_count(value)) < 0:
+        raise ValueError("must be at least 0")
+    return count
+
+
+def parse_time(value: object) -> float:
+    """A duration longer than nothing."""
+    if (time_s := units.parse_duration(value)) == 0:
+        raise ValueError("must be longer than 0s")
+    return time_s
+
+
+def parse_time_or_none(value: object) -> float | None:
+    if (time_s := units.parse_duration_or_none(value)) == 0:
+        raise ValueError("must be longer than 0s; none turns it off")
+    return time_s
+
+
 def parse_port(value: object) -> int:
     """A port to listen on; 0 stands for a free one."""
     if not 0 <= (port := units.parse_count(value)) <= 65535:
@@ -128,6 +148,7 @@ def _closed(**members: Any) -> dict[str, Any]:
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TIME: dict[str, Any] = {"type": "string", "pattern": units.DURATION_PATTERN}
+_TIME_OR_NONE: dict[str, Any] = {"anyOf": [_TIME, {"const": "none"}]}
 _WORD_SIZE: dict[str, Any] = {"type": "string", "pattern": units.SIZE_PATTERN}
 _BYTES: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 1}, _WORD_SIZE]}
 _OFF_AUTO: dict[str, Any] = {"enum": ["off", "auto"]}
@@ -140,12 +161,14 @@ def _or(*choices: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": list(choices)}
 
 
-Duration = Annotated[float, Kind(units.parse_duration, _TIME, units.format_duration)]
-DurationOrNone = Annotated[
-    float | None, Kind(units.parse_duration_or_none, _or(_TIME, {"const": "none"}), units.format_duration)
-]
+# A Duration is longer than nothing; a Wait may be 0s, which means not at all.
+Duration = Annotated[float, Kind(parse_time, _TIME, units.format_duration)]
+DurationOrNone = Annotated[float | None, Kind(parse_time_or_none, _TIME_OR_NONE, units.format_duration)]
+Wait = Annotated[float, Kind(units.parse_duration, _TIME, units.format_duration)]
+WaitOrNone = Annotated[float | None, Kind(units.parse_duration_or_none, _TIME_OR_NONE, units.format_duration)]
 Size = Annotated[int, Kind(units.parse_size, _BYTES, units.format_size)]
 Count = Annotated[int, Kind(parse_positive, {"type": "integer", "minimum": 1}, int)]
+CountOrZero = Annotated[int, Kind(parse_number, {"type": "integer", "minimum": 0}, int)]
 Port = Annotated[int, Kind(parse_port, {"type": "integer", "minimum": 0, "maximum": 65535}, int)]
 Switch = Annotated[bool, Kind(units.parse_switch, {"type": "boolean"}, bool)]
 Name = Annotated[str, Kind(parse_name, _TEXT)]

@@ -66,7 +66,7 @@ class Parser:
     An LF that follows a CR at the end of a read belongs to the `raw` of the next event, though not to its `wire`.
     """
 
-    __slots__ = ("_after_cr", "_before", "_begun", "_block", "_between_events", "_head", "max_event_bytes", "retry_ms")
+    __slots__ = ("_after_cr", "_before", "_begun", "_between_events", "_block", "_head", "max_event_bytes", "retry_ms")
 
     def __init__(self, max_event_bytes: int) -> None:
         self.max_event_bytes = max_event_bytes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 
 from tests.support.browser import DESK, PHONE, WatchedPage, running_browser, watched_page
 from tests.support.gateway import running_gateway
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.browser
+    from playwright.async_api import Browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 KEY: Final = "sk-playground-ünïcode"
 ROUTES: Final = """
@@ -35,6 +38,13 @@ WATCH_GROWTH: Final = """() => {
     if (length !== window.lengths.at(-1)) window.lengths.push(length);
   }).observe(document.getElementById("turns"), { childList: true, subtree: true, characterData: true });
 }"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One Chromium for all journeys; each has a page, and a gateway, of its own."""
+    async with running_browser() as browser:
+        yield browser
 
 
 async def opened(watched: WatchedPage, url: str) -> None:
@@ -137,16 +147,15 @@ async def laid_cable(target: str) -> AsyncIterator[Cable]:
 
 
 @asynccontextmanager
-async def playground(tmp_path: Path, routes: str = ROUTES, **kind: Any) -> AsyncIterator[WatchedPage]:
+async def playground(browser: Browser, tmp_path: Path, routes: str = ROUTES, **kind: Any) -> AsyncIterator[WatchedPage]:
     """The page, connected to a gateway of its own; both end with the block."""
-    async with running_gateway(routes, tmp_path) as gateway, running_browser() as browser:
-        watched = await watched_page(browser, **kind)
+    async with running_gateway(routes, tmp_path) as gateway, watched_page(browser, **kind) as watched:
         await opened(watched, gateway.url)
         yield watched
 
 
-async def test_answer_grows_in_many_steps_and_is_measured(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_answer_grows_in_many_steps_and_is_measured(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await watched.keep_picture("playground-opening")
         await watched.page.evaluate(WATCH_GROWTH)
         await ask(watched, "measured", "Tell me about the water in the pipe.")
@@ -164,9 +173,8 @@ async def test_answer_grows_in_many_steps_and_is_measured(tmp_path: Path) -> Non
         assert watched.complaints == []
 
 
-async def test_page_asks_nothing_of_any_other_host(tmp_path: Path) -> None:
-    async with running_gateway(ROUTES, tmp_path) as gateway, running_browser() as browser:
-        watched = await watched_page(browser)
+async def test_page_asks_nothing_of_any_other_host(browser: Browser, tmp_path: Path) -> None:
+    async with running_gateway(ROUTES, tmp_path) as gateway, watched_page(browser) as watched:
         await opened(watched, gateway.url)
         await ask(watched, "measured", "Look at https://elsewhere.example/image.png")
         await ended(watched)
@@ -176,8 +184,8 @@ async def test_page_asks_nothing_of_any_other_host(tmp_path: Path) -> None:
         assert watched.complaints == []
 
 
-async def test_earlier_turns_and_settings_are_sent_along(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_earlier_turns_and_settings_are_sent_along(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await ask(watched, "measured", "First question")
         await ended(watched)
         await watched.page.locator("#tuning summary").click()
@@ -200,8 +208,8 @@ async def test_earlier_turns_and_settings_are_sent_along(tmp_path: Path) -> None
         assert watched.complaints == []
 
 
-async def test_again_asks_the_last_prompt_in_place_of_its_answer(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_again_asks_the_last_prompt_in_place_of_its_answer(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await ask(watched, "measured", "Only question")
         await ended(watched)
         await watched.page.get_by_role("button", name="Again").click()
@@ -213,12 +221,14 @@ async def test_again_asks_the_last_prompt_in_place_of_its_answer(tmp_path: Path)
 
 
 @pytest.mark.parametrize("way", ["Escape", "Stop"])
-async def test_stopping_closes_the_upstream_connection_within_a_second(tmp_path: Path, way: str) -> None:
+async def test_stopping_closes_the_upstream_connection_within_a_second(
+    browser: Browser, tmp_path: Path, way: str
+) -> None:
     upstream = EndlessUpstream()
     async with await asyncio.start_server(upstream.answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         routes = f"routes:\n  endless: {{replicas: ['http://127.0.0.1:{port}'], health: none}}\n"
-        async with playground(tmp_path, routes) as watched:
+        async with playground(browser, tmp_path, routes) as watched:
             await ask(watched, "endless", "Go on")
             await asyncio.wait_for(upstream.started.wait(), 10)
             await watched.page.get_by_text("on on on on").wait_for()
@@ -236,8 +246,8 @@ async def test_stopping_closes_the_upstream_connection_within_a_second(tmp_path:
             assert watched.complaints == []
 
 
-async def test_stopped_socket_serves_the_next_prompt(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_stopped_socket_serves_the_next_prompt(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await ask(watched, "long", "Go on")
         await watched.page.locator(".answer-text p").wait_for()
         await watched.page.keyboard.press("Escape")
@@ -248,8 +258,8 @@ async def test_stopped_socket_serves_the_next_prompt(tmp_path: Path) -> None:
         assert await gauge(watched, "tokens") == 60
 
 
-async def test_failed_upstream_is_a_readable_message_with_its_code(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_failed_upstream_is_a_readable_message_with_its_code(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await ask(watched, "refused", "Anyone there?")
 
         assert await ended(watched) == "failed"
@@ -259,10 +269,9 @@ async def test_failed_upstream_is_a_readable_message_with_its_code(tmp_path: Pat
         assert watched.complaints == []
 
 
-async def test_unknown_key_is_asked_for_and_the_right_one_connects(tmp_path: Path) -> None:
+async def test_unknown_key_is_asked_for_and_the_right_one_connects(browser: Browser, tmp_path: Path) -> None:
     routes = f"auth: {{keys: [{{name: web, key: {KEY}}}]}}\n{ROUTES}"
-    async with running_gateway(routes, tmp_path) as gateway, running_browser() as browser:
-        watched = await watched_page(browser)
+    async with running_gateway(routes, tmp_path) as gateway, watched_page(browser) as watched:
         dialog = watched.page.get_by_role("dialog")
         await watched.page.goto(gateway.url)
         await dialog.wait_for()
@@ -286,13 +295,12 @@ async def test_unknown_key_is_asked_for_and_the_right_one_connects(tmp_path: Pat
         assert all("401" in complaint for complaint in watched.complaints)  # the browser's own word for each refusal
 
 
-async def test_lost_line_is_said_and_comes_back(tmp_path: Path) -> None:
+async def test_lost_line_is_said_and_comes_back(browser: Browser, tmp_path: Path) -> None:
     async with (
         running_gateway(ROUTES, tmp_path) as gateway,
         laid_cable(gateway.url) as cable,
-        running_browser() as browser,
+        watched_page(browser) as watched,
     ):
-        watched = await watched_page(browser)
         await opened(watched, cable.url)
         await ask(watched, "long", "Go on")
         await watched.page.locator(".answer-text p").wait_for()
@@ -307,8 +315,8 @@ async def test_lost_line_is_said_and_comes_back(tmp_path: Path) -> None:
         assert await ended(watched) == "stop"
 
 
-async def test_frames_show_both_ways_and_can_be_filtered(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_frames_show_both_ways_and_can_be_filtered(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await ask(watched, "measured", "Frames, please")
         await ended(watched)
         rows = watched.page.locator("#frame-rows li")
@@ -325,8 +333,8 @@ async def test_frames_show_both_ways_and_can_be_filtered(tmp_path: Path) -> None
         assert await rows.count() == 0
 
 
-async def test_frames_kept_and_shown_are_bounded(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_frames_kept_and_shown_are_bounded(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         shown, counted, length = await watched.page.evaluate(
             """async () => {
                 const { Frames } = await import("/playground/frames.js");
@@ -343,8 +351,8 @@ async def test_frames_kept_and_shown_are_bounded(tmp_path: Path) -> None:
         assert length < 4100
 
 
-async def test_keyboard_reaches_the_prompt_and_breaks_lines(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_keyboard_reaches_the_prompt_and_breaks_lines(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         await watched.page.locator("#talk").focus()
         await watched.page.keyboard.press("/")
         await watched.page.keyboard.type("one/")
@@ -359,10 +367,9 @@ async def test_keyboard_reaches_the_prompt_and_breaks_lines(tmp_path: Path) -> N
         assert await watched.page.get_by_label("Prompt", exact=True).input_value() == ""
 
 
-async def test_gateway_without_models_says_so(tmp_path: Path) -> None:
+async def test_gateway_without_models_says_so(browser: Browser, tmp_path: Path) -> None:
     routes = f"auth: {{keys: [{{name: web, key: {KEY}, models: [nothing]}}]}}\n{ROUTES}"
-    async with running_gateway(routes, tmp_path) as gateway, running_browser() as browser:
-        watched = await watched_page(browser)
+    async with running_gateway(routes, tmp_path) as gateway, watched_page(browser) as watched:
         await watched.page.goto(gateway.url)
         await watched.page.get_by_role("dialog").get_by_label("Key").fill(KEY)
         await watched.page.keyboard.press("Enter")
@@ -375,8 +382,10 @@ async def test_gateway_without_models_says_so(tmp_path: Path) -> None:
     ("name", "size", "scheme"),
     [("light", DESK, "light"), ("dark", DESK, "dark"), ("phone", PHONE, "light"), ("phone-dark", PHONE, "dark")],
 )
-async def test_page_fits_and_is_pictured(tmp_path: Path, name: str, size: tuple[int, int], scheme: str) -> None:
-    async with playground(tmp_path, size=size, scheme=scheme) as watched:
+async def test_page_fits_and_is_pictured(
+    browser: Browser, tmp_path: Path, name: str, size: tuple[int, int], scheme: str
+) -> None:
+    async with playground(browser, tmp_path, size=size, scheme=scheme) as watched:
         await ask(watched, "measured", "What is a penstock, and what sets its flow?")
         await watched.page.locator(".answer-text p").wait_for()
         await watched.keep_picture(f"playground-{name}-running")
@@ -422,8 +431,8 @@ MARKDOWN: Final = {
 }
 
 
-async def test_markdown_is_built_alike_however_it_is_cut(tmp_path: Path) -> None:
-    async with playground(tmp_path) as watched:
+async def test_markdown_is_built_alike_however_it_is_cut(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
         for text, expected in MARKDOWN.items():
             for step in (1, 2, 3, 7, len(text)):
                 assert await watched.page.evaluate(RENDER, [text, step]) == expected, (text, step)

@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai import APIError, Stream
-from openai.types.chat import ChatCompletionChunk
 
 from proxy.errors import ModelNotFound, UpstreamTruncated
 from proxy.protocols import OPENAI, Failure, Sighting, Watcher
-from proxy.wire.sse import Event
 from tests.support.watching import play, see, watch
 
 CHUNK = '{"id":"c1","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
@@ -38,9 +35,12 @@ def test_openai_with_usage() -> None:
     play(
         watcher,
         """
-        preamble | | {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"x1"}
-        content | | {"id":"c","choices":[{"index":0,"delta":{"content":"Hel"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"Zq"}
-        content | | {"id":"c","choices":[{"index":0,"delta":{"content":"lo"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"p"}
+        preamble | | {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},
+            "logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"x1"}
+        content | | {"id":"c","choices":[{"index":0,"delta":{"content":"Hel"},"logprobs":null,
+            "finish_reason":null}],"usage":null,"obfuscation":"Zq"}
+        content | | {"id":"c","choices":[{"index":0,"delta":{"content":"lo"},"logprobs":null,"finish_reason":null}],
+            "usage":null,"obfuscation":"p"}
         """,
     )
     assert not watcher.complete
@@ -65,7 +65,8 @@ def test_transformers_ends_with_a_finish_reason_and_usage_and_no_marker() -> Non
         """
         preamble | | {"id":"r", "choices":[{"delta":{"role":"assistant"}, "index":0}], "model":"dir@main"}
         content | | {"id":"r", "choices":[{"delta":{"content":"hi"}, "index":0}], "model":"dir@main"}
-        content | | {"id":"r", "choices":[{"delta":{}, "finish_reason": "length", "index":0}], "usage": {"prompt_tokens": 4, "completion_tokens": 1}}
+        content | | {"id":"r", "choices":[{"delta":{}, "finish_reason": "length", "index":0}],
+            "usage": {"prompt_tokens": 4, "completion_tokens": 1}}
         """,
     )
     assert watcher.complete
@@ -77,9 +78,12 @@ def test_completions() -> None:
     play(
         watcher,
         """
-        preamble | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":null}]}
-        content | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":" upon","logprobs":null,"finish_reason":null}]}
-        content | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}
+        preamble | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":"","logprobs":null,
+            "finish_reason":null}]}
+        content | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":" upon","logprobs":null,
+            "finish_reason":null}]}
+        content | | {"id":"t","object":"text_completion","choices":[{"index":0,"text":"","logprobs":null,
+            "finish_reason":"length"}]}
         end | | [DONE]
         """,
     )
@@ -90,7 +94,8 @@ def test_azure_begins_without_choices() -> None:
     play(
         watch(OPENAI),
         """
-        preamble | | {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0}]}
+        preamble | | {"choices":[],"created":0,"id":"","model":"","object":"",
+            "prompt_filter_results":[{"prompt_index":0}]}
         preamble | | {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0}],"id":"c"}
         content | | {"choices":[{"delta":{"content":"hi"},"finish_reason":null,"index":0}],"id":"c"}
         content | | {"choices":[],"created":0,"id":"","model":"","object":""}
@@ -103,9 +108,12 @@ def test_vllm_counts_in_every_chunk_when_asked_to() -> None:
     play(
         watcher,
         """
-        preamble | | {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}],"usage":{"prompt_tokens":5,"total_tokens":5,"completion_tokens":0}}
-        content | | {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"total_tokens":6,"completion_tokens":1}}
-        content | | {"choices":[{"index":0,"delta":{"content":"b"}}],"usage":{"prompt_tokens":5,"total_tokens":7,"completion_tokens":2}}
+        preamble | | {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}],"usage":{"prompt_tokens":5,
+            "total_tokens":5,"completion_tokens":0}}
+        content | | {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"total_tokens":6,
+            "completion_tokens":1}}
+        content | | {"choices":[{"index":0,"delta":{"content":"b"}}],"usage":{"prompt_tokens":5,"total_tokens":7,
+            "completion_tokens":2}}
         """,
     )
     assert (watcher.tokens_in, watcher.tokens_out) == (5, 2)
@@ -191,7 +199,9 @@ def test_what_is_said_is_not_what_happens(text: str) -> None:
 
 def test_a_finish_is_seen_behind_text_that_names_one() -> None:
     watcher = committed()
-    assert see(watcher, '{"choices":[{"finish_reason":"stop","delta":{"content":"finish_reason"}}]}') is Sighting.CONTENT
+    assert (
+        see(watcher, '{"choices":[{"finish_reason":"stop","delta":{"content":"finish_reason"}}]}') is Sighting.CONTENT
+    )
     assert watcher.complete
 
 
@@ -241,7 +251,9 @@ def test_a_server_that_ignores_n_still_completes() -> None:
     assert watcher.complete
 
 
-@pytest.mark.parametrize(("prompt", "several"), [(["a", "b"], True), ([[1], [2]], True), (["a"], False), ([1, 2], False)])
+@pytest.mark.parametrize(
+    ("prompt", "several"), [(["a", "b"], True), ([[1], [2]], True), (["a"], False), ([1, 2], False)]
+)
 def test_several_prompts_are_several_choices(prompt: list[object], several: bool) -> None:
     watcher = watch(OPENAI, prompt=prompt)
     play(
@@ -272,7 +284,8 @@ def test_openrouter_puts_its_error_beside_the_choices() -> None:
     play(
         watcher,
         """
-        error | | {"id":"g","error":{"code":502,"message":"Provider disconnected"},"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}
+        error | | {"id":"g","error":{"code":502,"message":"Provider disconnected"},"choices":[{"index":0,
+            "delta":{"content":""},"finish_reason":"error"}]}
         end | | [DONE]
         """,
     )
@@ -311,7 +324,9 @@ def test_the_first_error_counts() -> None:
 # ---- malformed ----
 
 
-@pytest.mark.parametrize("data", ["", "x", "{", "}", '{"choices":[', '[{"choices":[]}]', '"text"', "null", "DONE", "[DONE"])
+@pytest.mark.parametrize(
+    "data", ["", "x", "{", "}", '{"choices":[', '[{"choices":[]}]', '"text"', "null", "DONE", "[DONE"]
+)
 def test_what_cannot_be_an_object_is_malformed(data: str) -> None:
     for watcher in (watch(OPENAI), committed(), watch(OPENAI, n=2)):
         assert see(watcher, data) is Sighting.MALFORMED
@@ -339,7 +354,9 @@ def test_what_only_looks_like_an_object_is_malformed_where_it_is_decoded() -> No
 
 
 TEXTS = st.lists(
-    st.sampled_from(['"', "\\", ":", "null", "error", "usage", "finish_reason", '"error":{', "{", "}", ",", "a", " ", "é"]),
+    st.sampled_from(
+        ['"', "\\", ":", "null", "error", "usage", "finish_reason", '"error":{', "{", "}", ",", "a", " ", "é"]
+    ),
     max_size=5,
 ).map("".join)
 PLAIN: st.SearchStrategy[dict[str, Any]] = st.builds(
@@ -379,7 +396,9 @@ def plainly(chunks: list[dict[str, Any]]) -> tuple[list[Sighting], bool]:
 
 @settings(deadline=None)
 @given(st.lists(PLAIN | PLAIN | PLAIN | ODD, max_size=12), st.booleans(), st.booleans())
-def test_searching_bytes_sees_what_decoding_every_event_sees(chunks: list[dict[str, Any]], spaced: bool, ascii: bool) -> None:
+def test_searching_bytes_sees_what_decoding_every_event_sees(
+    chunks: list[dict[str, Any]], spaced: bool, ascii: bool
+) -> None:
     watcher = watch(OPENAI)
     separators = (", ", ": ") if spaced else (",", ":")
     written = [json.dumps(part, separators=separators, ensure_ascii=ascii) for part in chunks]
@@ -389,7 +408,7 @@ def test_searching_bytes_sees_what_decoding_every_event_sees(chunks: list[dict[s
 # ---- how errors are worded ----
 
 
-def test_the_terminal_error_is_one_the_official_client_raises() -> None:
+def test_the_terminal_error_is_one_data_event() -> None:
     wire = committed().terminal_error(UpstreamTruncated("The answer stopped."))
     assert wire == (
         b'data: {"error":{"message":"The answer stopped.","type":"upstream_error","param":null,'

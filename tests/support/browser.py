@@ -85,10 +85,14 @@ async def running_browser() -> AsyncIterator[Browser]:
             await browser.close()
 
 
+@asynccontextmanager
 async def watched_page(
     browser: Browser, *, size: tuple[int, int] = DESK, scheme: Literal["light", "dark"] = "light"
-) -> WatchedPage:
-    """Opens an empty page with a profile of its own; `size` in CSS pixels. It lives as long as the browser."""
+) -> AsyncIterator[WatchedPage]:
+    """An empty page with storage of its own, closed with the block; `size` in CSS pixels."""
     width, height = size
     context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    return WatchedPage(await context.new_page())
+    try:
+        yield WatchedPage(await context.new_page())
+    finally:
+        await context.close()

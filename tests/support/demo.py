@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-import httpx
 import httpx2
 from pydantic import BaseModel
 
@@ -75,24 +74,12 @@ def strangers(value: object) -> list[str]:
     return []
 
 
-def _bytes_of(method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
-    said = answer(method, path, body, SETTINGS, STAMP)
-    if isinstance(said, Whole):
-        return said.status, said.content_type, said.body
-    return 200, said.content_type, b"".join(piece for _, piece in said.pieces)
-
-
-class OpenaiTransport(httpx.BaseTransport):
-    """Lets OpenAI's official client speak to the model with no network between."""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        status, content_type, body = _bytes_of(request.method, request.url.path, request.read())
-        return httpx.Response(status, headers={"content-type": content_type}, content=body)
-
-
-class AnthropicTransport(httpx2.BaseTransport):
-    """The same for Anthropic's, which is built on the next generation of the same library."""
+class ModelTransport(httpx2.BaseTransport):
+    """Lets an official client speak to the model with no network between."""
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        status, content_type, body = _bytes_of(request.method, request.url.path, request.read())
-        return httpx2.Response(status, headers={"content-type": content_type}, content=body)
+        said = answer(request.method, request.url.path, request.read(), SETTINGS, STAMP)
+        content_type = {"content-type": said.content_type}
+        if isinstance(said, Whole):
+            return httpx2.Response(said.status, headers=content_type, content=said.body)
+        return httpx2.Response(200, headers=content_type, content=b"".join(piece for _, piece in said.pieces))

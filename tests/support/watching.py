@@ -1,13 +1,17 @@
 """Transcripts of streams, as one reads them: a line an event, `sighting | type | data`, the type empty where no
-`event:` line is sent. They are played through the real parser."""
+`event:` line is sent; a line further in goes on with the data. They are played through the real parser."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from typing import TYPE_CHECKING
 
-from proxy.protocols import Sighting, StreamProtocol, Watcher
 from proxy.request import RequestBody
 from proxy.wire.sse import Event, Parser, encode
+
+if TYPE_CHECKING:
+    from proxy.protocols import Sighting, StreamProtocol, Watcher
 
 
 def watch(protocol: StreamProtocol, **members: object) -> Watcher:
@@ -28,9 +32,15 @@ def see(watcher: Watcher, data: bytes | str, type: str = "") -> Sighting:
 
 def play(watcher: Watcher, transcript: str) -> None:
     """Play a transcript; what is seen must be what it says, line by line."""
-    lines = [line.strip() for line in transcript.strip().splitlines()]
-    seen = []
-    for line in lines:
-        _, type, data = (part.strip() for part in line.split("|", 2))
-        seen.append(f"{see(watcher, data, type).value} | {type} | {data}".replace("|  |", "| |"))
-    assert seen == lines
+    lines = [[part.strip() for part in line.split("|", 2)] for line in _whole_lines(transcript)]
+    assert [[see(watcher, data, type).value, type, data] for _, type, data in lines] == lines
+
+
+def _whole_lines(transcript: str) -> list[str]:
+    lines: list[str] = []
+    for line in inspect.cleandoc(transcript).splitlines():
+        if line.startswith(" "):
+            lines[-1] += line.strip()
+        else:
+            lines.append(line)
+    return lines

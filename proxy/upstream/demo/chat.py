@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from proxy.upstream.demo.answer import DONE, Answer, Stamp, Streamed, Whole, encoded, event, paced
 from proxy.upstream.demo.conversation import (
     Conversation,
     JsonObject,
     Part,
+    Shape,
     Tool,
     ToolResult,
     counted,
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
     from proxy.upstream.demo.settings import DemoSettings
 
 
-class Named(BaseModel):
+class Named(Shape):
     name: str = ""
 
 
-class Call(BaseModel):
+class Call(Shape):
     id: str = ""
     function: Named = Named()
 
 
-class Message(BaseModel):
+class Message(Shape):
     role: str
     content: str | list[Part] | None = None
     tool_calls: list[Call] | None = None
@@ -48,33 +49,33 @@ class Message(BaseModel):
         return text_of(self.content)
 
 
-class Function(BaseModel):
+class Function(Shape):
     name: str
     parameters: JsonObject | None = None
 
 
-class OfferedTool(BaseModel):
+class OfferedTool(Shape):
     function: Function | None = None
 
 
-class NamedChoice(BaseModel):
+class NamedChoice(Shape):
     function: Named
 
 
-class JsonShape(BaseModel):
+class JsonShape(Shape):
     json_schema: JsonObject = Field(default={}, alias="schema")
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Shape):
     type: str = "text"
     json_schema: JsonShape = JsonShape()
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Shape):
     include_usage: bool | None = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Shape):
     """The members of a chat completion request that the built-in model minds."""
 
     model: str = "demo"

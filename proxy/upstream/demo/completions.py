@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from proxy.upstream.demo.answer import Answer, Stamp, Streamed, Whole, encoded, paced
 from proxy.upstream.demo.chat import StreamOptions, ending, finish_reason, taking_turns, usage_of
-from proxy.upstream.demo.conversation import Conversation, JsonObject, counted
+from proxy.upstream.demo.conversation import Conversation, JsonObject, Shape, counted
 from proxy.upstream.demo.reply import Reply, composed
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.upstream.demo.settings import DemoSettings
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Shape):
     """The members of a completion request that the built-in model minds."""
 
     model: str = "demo"

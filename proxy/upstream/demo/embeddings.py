@@ -8,11 +8,11 @@ import struct
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from proxy.upstream.demo.answer import Answer, Refusal, Stamp, Whole, encoded
 from proxy.upstream.demo.completions import texts_of
-from proxy.upstream.demo.conversation import counted
+from proxy.upstream.demo.conversation import Shape, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ PLACES = 3
 """Components that each feature of a text adds to."""
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(Shape):
     """The members of an embeddings request that the built-in model minds."""
 
     model: str = "demo"

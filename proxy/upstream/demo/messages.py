@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from proxy.upstream.demo.answer import Answer, Beat, Stamp, Streamed, Whole, encoded, event, paced
-from proxy.upstream.demo.conversation import Conversation, JsonObject, Tool, ToolResult, counted, offered
+from proxy.upstream.demo.conversation import Conversation, JsonObject, Shape, Tool, ToolResult, counted, offered
 from proxy.upstream.demo.reply import Reply, composed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ASIDE = "<system-reminder>"
 """Coding agents put notes to the model between the user's words; these are not what the user said."""
 
 
-class Block(BaseModel):
+class Block(Shape):
     """A content block of any type; only text, and tools' uses and results, are minded."""
 
     type: str
@@ -38,7 +38,7 @@ class Block(BaseModel):
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
-class Message(BaseModel):
+class Message(Shape):
     role: str
     content: str | list[Block]
 
@@ -53,18 +53,18 @@ class Message(BaseModel):
         return texts[-1] if texts else ""
 
 
-class OfferedTool(BaseModel):
+class OfferedTool(Shape):
     name: str = ""
     input_schema: JsonObject | None = None
 
 
-class ToolChoice(BaseModel):
+class ToolChoice(Shape):
     type: Literal["auto", "any", "tool", "none"] = "auto"
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-class CountRequest(BaseModel):
+class CountRequest(Shape):
     """The members of a count request that the built-in model minds; a messages request has them too."""
 
     model: str = "demo"

@@ -84,7 +84,7 @@ def tokens_of(text: str) -> list[str]:
 def sentences(prompt: str, seed: str) -> Iterator[str]:
     """Sentences without end, each with the space or paragraph break before it. The same seed gives the same ones."""
     matter = Matter.of(prompt)
-    chance = random.Random(sha256(seed.encode("utf-8", "replace")).digest())
+    chance = random.Random(sha256(seed[:READ_CHARACTERS].encode("utf-8", "replace")).digest())
     yield chance.choice(OPENINGS)
     if matter.line:
         yield f" You wrote: “{shortened(matter.line, QUOTE_CHARACTERS)}”"

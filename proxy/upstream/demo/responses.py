@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from proxy.upstream.demo.answer import Answer, Stamp, Streamed, Whole, encoded, paced
 from proxy.upstream.demo.conversation import (
     Conversation,
     JsonObject,
     Part,
+    Shape,
     Tool,
     ToolResult,
     counted,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from proxy.upstream.demo.settings import DemoSettings
 
 
-class Item(BaseModel):
+class Item(Shape):
     """An input item of any type; only messages and function calls with their outputs are minded."""
 
     type: str = "message"
@@ -40,20 +41,20 @@ class Item(BaseModel):
         return text_of(self.output if self.type == "function_call_output" else self.content)
 
 
-class NamedChoice(BaseModel):
+class NamedChoice(Shape):
     name: str = ""
 
 
-class Format(BaseModel):
+class Format(Shape):
     type: str = "text"
     json_schema: JsonObject | None = Field(default=None, alias="schema")
 
 
-class TextOptions(BaseModel):
+class TextOptions(Shape):
     format: Format | None = None
 
 
-class ResponsesRequest(BaseModel):
+class ResponsesRequest(Shape):
     """The members of a Responses request that the built-in model minds, or hands back."""
 
     model: str = "demo"

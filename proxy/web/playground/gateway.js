@@ -1,6 +1,8 @@
 // The line to the gateway: one WebSocket on /v1/ws, the bare dialect, reconnecting by itself.
 // It carries one exchange at a time and tells who listens; what is shown, and how, belongs to others.
 
+import { subprotocols } from "./credentials.js";
+
 /** @typedef {{message: string, type?: string, param?: string|null, code?: string}} GatewayError */
 /** @typedef {{how: "done"|"cancelled"|"lost"} | {how: "error", error: GatewayError, status: number}} Ending */
 /** @typedef {{event(data: object, at: number): void, end(ending: Ending, at: number): void}} Listener  times in ms */
@@ -9,14 +11,6 @@
 
 const BACKOFF_MS = { first: 500, most: 15_000 };
 const SETTLED_MS = 5_000; // a socket that lived this long was a good one: the next backoff starts anew
-
-/** The subprotocols that carry `key`: the credential is never selected, so a second entry stands beside it. */
-export function subprotocols(key) {
-  if (!key) return [];
-  const bytes = String.fromCharCode(...new TextEncoder().encode(key));
-  const base64url = btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  return [`bearer.b64url.${base64url}`, "penstock"];
-}
 
 /** How long to wait before try number `tries` (1, 2, …), in ms; `chance` in [0, 1) spreads the clients of a restart. */
 export function backoff(tries, chance) {

@@ -2,7 +2,6 @@ import json
 from typing import Any
 
 import anthropic
-import httpx
 import httpx2
 import openai
 import pytest
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 from proxy.upstream.demo.answer import Stamp, Streamed, Whole
 from proxy.upstream.demo.model import ENDPOINTS, answer
 from proxy.upstream.demo.settings import DemoSettings
-from tests.support.demo import SETTINGS, STAMP, AnthropicTransport, OpenaiTransport
+from tests.support.demo import SETTINGS, STAMP, ModelTransport
 
 POSTS = [path for path, methods in ENDPOINTS.items() if "POST" in methods]
 
@@ -110,13 +109,13 @@ class Weather(BaseModel):
 
 @pytest.fixture
 def openai_client() -> openai.OpenAI:
-    http = httpx.Client(transport=OpenaiTransport())
+    http = httpx2.Client(transport=ModelTransport())
     return openai.OpenAI(base_url="http://demo/v1", api_key="none", http_client=http, max_retries=0)
 
 
 @pytest.fixture
 def anthropic_client() -> anthropic.Anthropic:
-    http = httpx2.Client(transport=AnthropicTransport())
+    http = httpx2.Client(transport=ModelTransport())
     return anthropic.Anthropic(base_url="http://demo", api_key="none", http_client=http, max_retries=0)
 
 

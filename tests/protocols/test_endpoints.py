@@ -1,0 +1,27 @@
+"""Which protocol is spoken at which path."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, UNKNOWN, StreamProtocol, for_path
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/v1/chat/completions", OPENAI),
+        ("/v1/completions", OPENAI),
+        ("/v1/responses", RESPONSES),
+        ("/v1/messages", ANTHROPIC),
+        ("/v1/embeddings", UNKNOWN),
+        ("/v1/audio/speech", UNKNOWN),
+        ("/v1/messages/count_tokens", UNKNOWN),
+        ("/v1/responses/resp_1/cancel", UNKNOWN),
+        ("/v1/chat/completions/", UNKNOWN),
+        ("/V1/messages", UNKNOWN),
+        ("", UNKNOWN),
+    ],
+)
+def test_a_path_speaks_one_protocol(path: str, protocol: StreamProtocol) -> None:
+    assert for_path(path) is protocol
