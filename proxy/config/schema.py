@@ -4,6 +4,7 @@ pydantic describes the sections; added here is what holds everywhere: a value ma
 nothing after it, a section may have a short form, and defaults read as the file would say them.
 """
 
+import json
 from typing import Any
 
 from proxy.config.model import Config
@@ -34,6 +35,11 @@ def schema() -> Node:
         **_section(generated, Config),
         "$defs": sections | {"variable": _VARIABLE_MEANS},
     }
+
+
+def schema_text() -> str:
+    """The schema as `routes.schema.json` has it."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _section(node: Node, kind: type[Settings]) -> Node:

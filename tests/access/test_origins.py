@@ -118,6 +118,7 @@ def test_null_and_malformed_origins_are_never_allowed(policy: OriginPolicy, orig
 def test_the_kelvin_sign_is_no_k() -> None:
     assert not OriginPolicy(["http://k.test"], loopback_bind=False).allows("http://\u212a.test")
     assert not HostPolicy(["k.test"], loopback_bind=False).allows("\u212a.test")
+    assert not OriginPolicy(["kiosk://page"], loopback_bind=False).allows("\u212aiosk://page")
 
 
 @pytest.mark.parametrize(

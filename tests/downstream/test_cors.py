@@ -104,6 +104,7 @@ async def test_a_listed_page_may_send_what_it_asks_to_send(client: Client, origi
     assert allowed == {"authorization", "content-type", "x-stainless-os"}
     assert response.headers["Access-Control-Max-Age"] == str(PREFLIGHT_MAX_AGE_S)
     assert "Access-Control-Allow-Credentials" not in response.headers
+    assert "Access-Control-Expose-Headers" not in response.headers  # it is the answer's
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])

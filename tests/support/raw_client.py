@@ -1,0 +1,86 @@
+"""A client on a raw socket: sends exactly these bytes, and shows exactly what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import h11
+
+PATIENCE_S = 5.0
+
+
+@dataclass(slots=True)
+class RawAnswer:
+    """An answer as an independent HTTP parser reads it. `whole`: it ended as its framing asks."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+
+class RawClient:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._parser = h11.Connection(h11.CLIENT)
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> RawAnswer:
+        """The next answer, to its end (or to the connection's)."""
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(h11.Request(method="POST", target="/", headers=[("Host", "h"), ("Content-Length", "0")]))
+        parser.send(h11.EndOfMessage())
+        answer = RawAnswer(0, {}, b"", whole=False)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    event = parser.next_event()
+                except h11.RemoteProtocolError:
+                    return answer
+                if event is h11.NEED_DATA:
+                    parser.receive_data(await self.reader.read(65536))
+                elif isinstance(event, h11.Response):
+                    answer.status = event.status_code
+                    answer.headers = {name.decode(): value.decode() for name, value in event.headers}
+                elif isinstance(event, h11.Data):
+                    answer.body += bytes(event.data)
+                elif isinstance(event, h11.EndOfMessage):
+                    answer.whole = True
+                    return answer
+                elif isinstance(event, h11.ConnectionClosed):
+                    return answer
+
+    def leave(self, *, reset: bool = False) -> None:
+        """Close the socket: with FIN, or with RST."""
+        if reset:
+            self.writer.transport.abort()
+        else:
+            self.writer.close()
+
+
+def post(path: str, body: object, *headers: str) -> bytes:
+    """A request with a JSON body (bytes are sent as they are)."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(raw)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + raw
+
+
+def chat(model: str = "m", **members: object) -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True, **members}
+
+
+@asynccontextmanager
+async def raw_client(port: int) -> AsyncIterator[RawClient]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.close()

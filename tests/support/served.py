@@ -1,0 +1,58 @@
+"""The gateway in the test's own event loop, on a free port: real sockets, and its records to look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.app import Gateway
+from proxy.config.loader import load
+from proxy.telemetry.record import RequestRecord
+
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """`records` are the finished requests', in the order of their ends."""
+
+    url: str
+    gateway: Gateway
+    records: list[RequestRecord]
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def record(self, number: int = 0) -> RequestRecord:
+        """The `number`th finished request's record, as soon as there is one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.records) <= number:
+                await asyncio.sleep(0.001)
+        return self.records[number]
+
+
+@asynccontextmanager
+async def served(routes_yaml: str, tmp_path: Path, environ: dict[str, str] | None = None) -> AsyncIterator[Served]:
+    """Serve this configuration (its `server.port` should be 0) until the block ends."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(routes_yaml, encoding="utf-8")
+    records: list[RequestRecord] = []
+    gateway = Gateway(load(file, environ or {}), records.append)
+    try:
+        yield Served(await gateway.start(), gateway, records)
+    finally:
+        await gateway.stop()
+
+
+def one_route(url: str, *settings: str, server: str = "port: 0") -> str:
+    """A configuration with the route `m` on one replica; `settings` are more lines of the route."""
+    lines = ["server:", *(f"  {line}" for line in server.splitlines()), "routes:", "  m:", f"    replicas: ['{url}']"]
+    return "\n".join([*lines, *(f"    {line}" for line in settings)]) + "\n"
