@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from proxy.access.keys import Key
 from proxy.errors import GatewayError, Unavailable
 from proxy.protocols import endpoints
 from proxy.protocols.failure import Failure
@@ -51,11 +52,14 @@ class Relay:
         self._under_way: set[Stream] = set()
         self._all_done = asyncio.Event()
 
-    def route(self, request: ProxyRequest, record: RequestRecord) -> Route:
-        """The request's route, ready to be used. Raises `GatewayError`."""
+    def route(self, request: ProxyRequest, key: Key | None, record: RequestRecord) -> Route:
+        """The request's route, ready to be used by the holder of `key` (None: nobody is asked for one).
+
+        Raises `GatewayError`.
+        """
         if self.draining:
             raise draining()
-        route = self.table.find(request.body.model, request.key)
+        route = self.table.find(request.body.model, key)
         record.route = route.name
         record.model = request.body.model
         route.require_ready()

@@ -16,8 +16,6 @@ from proxy.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from proxy.access.keys import Key
-
 # A second one of these could mean one thing to the gateway and another to the replica. Any other duplicate passes.
 MEMBERS_SENT_ONCE = frozenset({"model", "stream", "stream_options", "n", "prompt", "tools"})
 # Each top-level member costs a microsecond or two of Python; no API knows more than some dozens.
@@ -85,7 +83,7 @@ class ProxyRequest:
     """One client request, whatever it came over.
 
     `path` is the endpoint's (`/v1/chat/completions`), `query` the raw query without `?`; `headers` are the client's, as
-    sent; `forwarded` the `X-Forwarded-*` lines the upstream gets; `key` who asks (None where no keys are configured).
+    sent; `forwarded` the `X-Forwarded-*` lines the upstream gets.
     """
 
     path: str
@@ -94,7 +92,6 @@ class ProxyRequest:
     forwarded: Sequence[tuple[str, str]]
     body: RequestBody
     request_id: str
-    key: Key | None
 
 
 def _members(raw: bytes) -> tuple[Member, ...]:

@@ -85,7 +85,7 @@ class BareSession:
 
     async def _serve(self, message: str) -> None:
         """One request, to its end."""
-        record = RequestRecord(new_request_id(), "GET", self._path, self._loop.time(), transport="ws", dialect="bare")
+        record = RequestRecord(new_request_id(), "GET", self._request.path, self._loop.time(), transport="ws", dialect="bare")
         record.key = self._key.name if self._key is not None else None
         record.status = web.HTTPOk.status_code
         sent_before = self._outlet.bytes_out
@@ -110,8 +110,8 @@ class BareSession:
         body = RequestBody.parse(raw)
         if not body.stream:
             body = RequestBody.parse(body.replaced({"stream": True}))
-        request = ProxyRequest(self._path, "", self._headers, self._forwarded, body, record.request_id, self._key)
-        route = self._relay.route(request, record)
+        request = ProxyRequest(self._path, "", self._headers, self._forwarded, body, record.request_id)
+        route = self._relay.route(request, self._key, record)
         self._outlet.break_silence(route.keepalive_s, self._ping)
         try:
             answer = await self._relay.open(request, route, record)

@@ -13,6 +13,7 @@ from proxy.downstream.answering import error_response
 from proxy.downstream.gate import Gate
 from proxy.errors import (
     BodyTooLarge,
+    Forbidden,
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -82,6 +83,8 @@ def _named(error: Exception) -> GatewayError:
             return MethodNotAllowed("This path does not take that method.")
         case web.HTTPRequestEntityTooLarge():
             return BodyTooLarge("The body is too large.")
+        case web.HTTPForbidden():  # aiohttp-cors, of a preflight
+            return Forbidden("Pages of this origin may not do this; see cors.origins.", code="origin_not_allowed")
         case web.HTTPException() if error.status < 500:
             return InvalidRequest("The request is not valid.")
         case _:

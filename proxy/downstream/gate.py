@@ -29,8 +29,8 @@ class Gate:
 
     def check_host(self, request: web.Request) -> None:
         """Raise `Forbidden` for a name that is not ours: the `Host` header's and, in absolute form, the target's."""
-        named = request.headers.get("Host")
-        if not self.hosts.allows(named) or (request.url.absolute and not self.hosts.allows(request.host)):
+        absolute = not request.raw_path.startswith(("/", "*"))
+        if not self.hosts.allows(request.headers.get("Host")) or (absolute and not self.hosts.allows(request.host)):
             raise Forbidden(
                 "This gateway is not known by that host name; add it to server.allowed_hosts.", code="host_not_allowed"
             )

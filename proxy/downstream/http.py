@@ -44,8 +44,10 @@ class HttpApi:
     async def relay(self, request: web.Request) -> web.StreamResponse:
         """Relay one request, whichever way its answer comes."""
         record = request[RECORD]
+        key = self._gate.admit(request)
+        record.key = key.name if key is not None else None
         proxied = await self._read(request, record)
-        route = self._relay.route(proxied, record)
+        route = self._relay.route(proxied, key, record)
         turn = _Turn(request, proxied, route, record)
         early = EarlyHead(turn.streamed, request, route.keepalive_s if proxied.body.stream else None)
         try:
@@ -82,8 +84,6 @@ class HttpApi:
         return web.json_response(self._anthropic_model(name) if anthropic else self._openai_model(name))
 
     async def _read(self, request: web.Request, record: RequestRecord) -> ProxyRequest:
-        key = self._gate.admit(request)
-        record.key = key.name if key is not None else None
         path = request.rel_url.raw_path
         if SERVABLE_PATH.fullmatch(path) is None:
             raise NotFound("There is nothing at this path.")
@@ -96,7 +96,6 @@ class HttpApi:
             forwarded=self._gate.forwarded(request),
             body=RequestBody.parse(raw),
             request_id=record.request_id,
-            key=key,
         )
 
     def _openai_model(self, name: str) -> dict[str, object]:

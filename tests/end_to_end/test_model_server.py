@@ -214,9 +214,10 @@ async def server_events(server: ModelServer, prompt: str) -> list[Any]:
 
 
 async def frames_until(socket: Any, last: str) -> list[str]:
-    """Receive text frames up to and with `last`."""
+    """Receive text frames up to and with `last`. Fails at an error frame."""
     frames: list[str] = []
     async with asyncio.timeout(60):
         while not frames or frames[-1] != last:
             frames.append(await socket.recv())
+            assert not frames[-1].startswith('{"error"'), frames[-1]
     return frames

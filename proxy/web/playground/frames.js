@@ -4,6 +4,7 @@ const KEPT = 2_000;
 const SHOWN = 400;
 const CHARACTERS_KEPT = 4_000; // of one frame; the rest is counted, not kept
 
+const NEWS = /"delta"|"usage": ?\{/; // where a chunk begins to differ from the one before
 const ARROWS = { in: "↓", out: "↑", note: "·" };
 
 /** @typedef {{way: "in"|"out"|"note", text: string, length: number, at: string}} Frame */
@@ -86,7 +87,7 @@ function row(/** @type {Frame} */ frame) {
   item.dataset.way = frame.way;
   const code = document.createElement("code");
   // On one line the head, the same in every frame, gives way first, so that what is new stays in sight.
-  const cut = frame.way === "in" ? frame.text.indexOf('"delta"') : -1;
+  const cut = frame.way === "in" ? frame.text.search(NEWS) : -1;
   if (cut > 0) code.append(part("span", frame.text.slice(0, cut)), part("span", frame.text.slice(cut)));
   else code.append(frame.text);
   item.append(part("time", frame.at), part("i", ARROWS[frame.way]), code);

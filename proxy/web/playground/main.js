@@ -113,7 +113,7 @@ async function admit() {
     notice(catalogue.models.length ? "" : "No models: routes.yaml has no route that this key may use.");
   } else if (catalogue.admission === "refused") {
     notice(`${catalogue.error?.message ?? "The gateway refused this page."} (${catalogue.status})`);
-    if (catalogue.status === 401) keyDialog.ask(catalogue.error?.message ?? "This gateway asks for a key.");
+    if (catalogue.status === 401) keyDialog.ask(keyDialog.key ? "The gateway does not know this key." : "This gateway asks for a key.");
   }
   return catalogue.admission;
 }
