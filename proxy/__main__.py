@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"penstock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     configured = argparse.ArgumentParser(add_help=False)
-    configured.add_argument("-c", "--config", metavar="routes.yaml", help="the configuration (default: the shipped one)")
+    configured.add_argument(
+        "-c", "--config", metavar="routes.yaml", help="the configuration (default: the shipped one)"
+    )
     serve = commands.add_parser("serve", parents=[configured], help="run the gateway (the default)")
     serve.add_argument("--host", metavar="H", help="where to listen (default: 127.0.0.1)")
     serve.add_argument("--port", metavar="P", type=_port_argument, help="0 takes a free one (default: 8080)")

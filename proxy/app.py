@@ -53,7 +53,10 @@ class Gateway:
         self._relay = Relay(build_table(config), dispatch)
         self._gate = _gate(config)
         self._websockets = WebSocketApi(
-            self._relay, self._gate, SessionLimits(config.server.max_body_bytes, config.server.websocket.ping_s), publish
+            self._relay,
+            self._gate,
+            SessionLimits(config.server.max_body_bytes, config.server.websocket.ping_s),
+            publish,
         )
         self._runners: list[ClientRunner] = []
         self._main_site: web.TCPSite | None = None

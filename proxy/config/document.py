@@ -30,6 +30,7 @@ _PROBLEMS = {
     "found character that cannot start": "a tab or one of @ ` % begins a value; use spaces, and quotes around text",
     "found character '\\t'": "indent with spaces, not with tabs",
     "found a tab character": "indent with spaces, not with tabs",
+    "found character '": "one of @ ` % begins a value; put quotes around text",
     "mapping values are not allowed": "a colon stands where none can; put quotes around text with a colon in it",
     "could not find expected ':'": 'a "key: value" line has no colon, or a quoted text has no end',
     "did not find expected ',' or": "a list or mapping in brackets has no end, or lacks a comma",

@@ -85,7 +85,9 @@ class BareSession:
 
     async def _serve(self, message: str) -> None:
         """One request, to its end."""
-        record = RequestRecord(new_request_id(), "GET", self._request.path, self._loop.time(), transport="ws", dialect="bare")
+        record = RequestRecord(
+            new_request_id(), "GET", self._request.path, self._loop.time(), transport="ws", dialect="bare"
+        )
         record.key = self._key.name if self._key is not None else None
         record.status = web.HTTPOk.status_code
         sent_before = self._outlet.bytes_out

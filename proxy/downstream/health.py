@@ -1,4 +1,4 @@
-"""Whether the gateway lives, and whether it takes requests: for load balancers and supervisors. Never asks for a key."""
+"""Whether the gateway lives, and whether it takes requests: for load balancers and supervisors. Asks for no key."""
 
 from __future__ import annotations
 

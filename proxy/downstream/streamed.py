@@ -16,7 +16,7 @@ from proxy.wire.sse import Event
 
 
 class PushedResponse(web.StreamResponse):
-    """A response of which aiohttp writes the head only; the body is on its way already when aiohttp asks for its end."""
+    """A response of which aiohttp writes the head only; its body has been pushed when aiohttp asks for the end."""
 
     async def write_eof(self, data: bytes = b"") -> None:
         self._eof_sent = True
@@ -30,9 +30,7 @@ class StreamedAnswer:
     an event (None: never). The owner's duty: `close` it.
     """
 
-    def __init__(
-        self, status: int, headers: CIMultiDict[str], *, keepalive: bytes, keepalive_s: float | None
-    ) -> None:
+    def __init__(self, status: int, headers: CIMultiDict[str], *, keepalive: bytes, keepalive_s: float | None) -> None:
         self.response = PushedResponse(status=status, headers=headers)
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepalive = keepalive

@@ -39,7 +39,12 @@ def test_unquoted_values_read_as_in_yaml_1_2(text: str, value: object) -> None:
 
 
 def test_quoted_values_are_text() -> None:
-    assert parse_document("a: '5'\nb: \"true\"\nc: |\n  7\nd: !!str 8").data == {"a": "5", "b": "true", "c": "7\n", "d": "8"}
+    assert parse_document("a: '5'\nb: \"true\"\nc: |\n  7\nd: !!str 8").data == {
+        "a": "5",
+        "b": "true",
+        "c": "7\n",
+        "d": "8",
+    }
 
 
 def test_keys_are_text_as_written() -> None:
@@ -143,9 +148,10 @@ def test_merge_bomb_ends_quickly() -> None:
     assert time.process_time() - started < 5
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "a: &a [" + "[" * 29 + "]" * 30])
-def test_deep_nesting_ends_quickly(text: str) -> None:
-    assert complaint_about(text).line == 1 or "deeply" not in text
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+def test_deep_nesting_ends_quickly(opening: str) -> None:
+    complaint = complaint_about(opening * 100_000)
+    assert (complaint.line, complaint.message) == (1, "is nested too deeply")
 
 
 def test_aliases_cannot_nest_deeper_than_text_can() -> None:

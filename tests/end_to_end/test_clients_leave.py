@@ -1,4 +1,4 @@
-"""A client leaves, in every phase; its upstream connection must be closed within 100 ms, and nothing may stay behind."""
+"""A client leaves, in every phase: its upstream is closed within 100 ms, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ async def test_websocket_client_that_leaves_closes_its_upstream(phase: str, way:
 
 
 async def test_a_cancelled_socket_serves_the_next_request(tmp_path: Path) -> None:
-    async with served("server: {port: 0}\nroutes: {m: 'demo://?tokens=5&interval=5ms&first=5ms'}\n", tmp_path) as gateway:
+    async with served(
+        "server: {port: 0}\nroutes: {m: 'demo://?tokens=5&interval=5ms&first=5ms'}\n", tmp_path
+    ) as gateway:
         async with websockets.connect(gateway.ws_url + "/v1/ws") as socket:
             for _ in range(3):
                 await socket.send('{"model":"m","messages":[{"role":"user","content":"x"}]}')
@@ -116,5 +118,3 @@ async def test_a_cancelled_socket_serves_the_next_request(tmp_path: Path) -> Non
             await socket.send('{"model":"m","messages":[{"role":"user","content":"x"}]}')
             while (frame := await socket.recv()) != "[DONE]":
                 assert '"error"' not in str(frame)
-
-

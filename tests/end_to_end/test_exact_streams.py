@@ -12,8 +12,19 @@ import websockets
 from proxy.wire.sse import Parser
 from tests.support.raw_client import chat, post, raw_client
 from tests.support.served import Served, one_route, served
-from tests.support.sse_streams import STREAMS
-from tests.support.upstream import LAST_CHUNK, OK_EVENTS, STOP, DONE, Peer, ROLE, chunk, content, scripted_upstream
+from tests.support.sse_streams import SMALL_STREAMS, TEN_MEGABYTES
+from tests.support.upstream import (
+    DONE,
+    LAST_CHUNK,
+    OK_EVENTS,
+    OK_EVENTS_UNTIL_CLOSE,
+    ROLE,
+    STOP,
+    Peer,
+    chunk,
+    content,
+    scripted_upstream,
+)
 
 STREAMS_AT_ONCE = 200
 EVENTS = 50
@@ -30,7 +41,7 @@ async def numbered_answers(peer: Peer) -> None:
         request = await peer.request()
         name = json.loads(request.body)["user"]
         body = OK_EVENTS + b"".join(chunk(event) for event in numbered(name)) + LAST_CHUNK
-        step = 97 + len(name)
+        step = 1499 + len(name)
         await peer.send(*(body[at : at + step] for at in range(0, len(body), step)))
 
 
@@ -64,3 +75,90 @@ async def test_two_hundred_websocket_streams_at_once_are_exact_to_the_byte(tmp_p
         streams = await asyncio.gather(*(over_websocket(gateway, name) for name in names))
     for name, frames in zip(names, streams, strict=True):
         assert frames == [event[6:-2].decode() for event in numbered(name)[:-1]]
+
+
+# What each vendor's stream is: the endpoint it is streamed at. The others are chat completions.
+ENDPOINTS = {"completions": "/v1/completions", "responses": "/v1/responses", "anthropic": "/v1/messages"}
+ENDPOINTS |= {"crlf with event lines": "/v1/messages", "mixed line ends": "/v1/of/no/known/protocol"}
+INCOMPLETE = {"half event"}
+
+
+def events_of(stream: bytes) -> list[tuple[bytes, bytes]]:
+    return [(event.type, event.data) for event in Parser(1 << 26).feed(stream)]
+
+
+def meant_to_pass(name: str) -> list[tuple[bytes, bytes]]:
+    """A known protocol's events are objects, or `[DONE]`; what cannot be one is dropped."""
+    events = events_of(SMALL_STREAMS[name])
+    return events if name == "mixed line ends" else [event for event in events if event[1][:1] in (b"{", b"[")]
+
+
+@pytest.mark.parametrize("framing", ["one chunk", "byte by byte", "until close"])
+@pytest.mark.parametrize("name", SMALL_STREAMS)
+async def test_any_vendors_stream_passes_with_the_same_events(name: str, framing: str, tmp_path: Path) -> None:
+    stream = SMALL_STREAMS[name]
+    endpoint = ENDPOINTS.get(name, "/v1/chat/completions")
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        match framing:
+            case "one chunk":
+                await peer.send(OK_EVENTS, chunk(stream), LAST_CHUNK)
+            case "byte by byte":
+                await peer.send(OK_EVENTS, *(chunk(stream[at : at + 1]) for at in range(len(stream))), LAST_CHUNK)
+            case _:
+                await peer.send(OK_EVENTS_UNTIL_CLOSE, stream)
+
+    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
+        async with raw_client(gateway.port) as client:
+            await client.send(post(endpoint, chat()))
+            answer = await client.answer()
+        record = await gateway.record()
+    assert answer.whole
+    given = meant_to_pass(name)
+    complete = name not in INCOMPLETE
+    assert events_of(answer.body)[: len(given)] == given
+    assert len(events_of(answer.body)) == len(given) + (not complete)
+    assert (record.end_state == "completed") == complete
+    assert b"\n:" not in answer.body
+    assert not answer.body.startswith(b":")
+
+
+async def test_an_event_of_ten_megabytes_passes(tmp_path: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK_EVENTS)
+        for at in range(0, len(TEN_MEGABYTES), 60_000):
+            await peer.send(chunk(TEN_MEGABYTES[at : at + 60_000]))
+        await peer.send(LAST_CHUNK)
+
+    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
+        async with raw_client(gateway.port) as client:
+            await client.send(post("/v1/chat/completions", chat()))
+            answer = await client.answer()
+    assert answer.whole
+    assert answer.body == TEN_MEGABYTES
+
+
+@pytest.mark.parametrize("size", [0, 1, 200_000, 300_000, 5_000_000])
+@pytest.mark.parametrize("framing", ["content-length", "chunked", "until close"])
+async def test_an_answer_in_one_piece_is_exact_to_the_byte(size: int, framing: str, tmp_path: Path) -> None:
+    body = b'{"a":"' + b"\xc3\xa9" * size + b'"}\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Vendor: 1\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        match framing:
+            case "content-length":
+                await peer.send(head + b"Content-Length: %d\r\n\r\n" % len(body), body)
+            case "chunked":
+                await peer.send(head + b"Transfer-Encoding: chunked\r\n\r\n", chunk(body), LAST_CHUNK)
+            case _:
+                await peer.send(head + b"\r\n", body)
+
+    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
+        async with raw_client(gateway.port) as client:
+            await client.send(post("/v1/embeddings", {"model": "m", "input": "x"}))
+            answer = await client.answer()
+    assert (answer.status, answer.whole, answer.headers["x-vendor"]) == (200, True, "1")
+    assert answer.body == body

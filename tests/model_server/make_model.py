@@ -2,8 +2,8 @@
 
     python make_model.py FOLDER
 
-Runs in the model server's own environment (requirements.txt beside this file), never in the gateway's. Leaves serving the
-model to tests/support/model_server.py.
+Runs in the model server's own environment (requirements.txt beside this file), never in the gateway's. Leaves serving
+the model to tests/support/model_server.py.
 """
 
 import sys

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import h11
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 @dataclass(slots=True)

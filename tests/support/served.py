@@ -12,7 +12,7 @@ from proxy.app import Gateway
 from proxy.config.loader import load
 from proxy.telemetry.record import RequestRecord
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

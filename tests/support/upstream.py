@@ -24,10 +24,15 @@ def event(data: bytes) -> bytes:
 
 def content(text: str) -> bytes:
     """A chat chunk that says `text`."""
-    return event(b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}' % text.encode())
+    return event(
+        b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}'
+        % text.encode()
+    )
 
 
-ROLE = event(b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+ROLE = event(
+    b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}'
+)
 STOP = event(b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}')
 DONE = event(b"[DONE]")
 

@@ -122,6 +122,7 @@ def answers(data: bytes) -> list[tuple[int, bytes]]:
         if client.their_state is h11.DONE and client.our_state is h11.DONE:
             client.start_next_cycle()
         else:
+            assert client.trailing_data[0] == b""  # nothing after an answer that said it was the last
             break
     return found
 
