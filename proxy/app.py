@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.access.keys import KeyEntry, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
-from proxy.config.addresses import is_loopback
+from proxy.config.addresses import Address, is_loopback
 from proxy.config.model import Config
 from proxy.config.pending import pending
 from proxy.downstream.body import BodyLimits
@@ -31,9 +31,18 @@ from proxy.upstream.pool import Pool
 
 BACKLOG = 4096
 LAST_WORDS_S = 1.0
-"""How long the terminal errors of a drain's deadline may take to reach their clients."""
+"""How long sessions may take to say their last words, once a drain is over, and to close."""
 
 logger = logging.getLogger("penstock")
+
+
+class CannotListen(Exception):
+    """A port cannot be had. `setting` is the part of the file that asks for it; `__cause__` is the `OSError`."""
+
+    def __init__(self, setting: str, address: Address) -> None:
+        super().__init__(f"{setting}: cannot listen on {address}")
+        self.setting = setting
+        self.address = address
 
 
 class Gateway:
@@ -62,17 +71,15 @@ class Gateway:
         self._main_site: web.TCPSite | None = None
 
     async def start(self) -> str:
-        """Listen, and give the main port's URL. Raises `OSError` when a port cannot be had."""
+        """Listen, and give the main port's URL. Raises `CannotListen`, or `OSError` for bad TLS files."""
         for place in pending(self._config):
             logger.warning("%s is accepted but does nothing yet", place)
         server, admin = self._config.server, self._config.admin
         tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
         runner = await self._runner(self._main_app())
-        self._main_site = web.TCPSite(runner, server.host, server.port, ssl_context=tls, backlog=BACKLOG)
-        await self._main_site.start()
+        self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls)
         if admin.listen is not None:
-            admin_runner = await self._runner(self._admin_app())
-            await web.TCPSite(admin_runner, admin.listen.host, admin.listen.port, backlog=BACKLOG).start()
+            await _listen(await self._runner(self._admin_app()), "admin.listen", admin.listen, None)
         port = runner.addresses[0][1]
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{'http' if tls is None else 'https'}://{host}:{port}"
@@ -83,7 +90,7 @@ class Gateway:
             await self._main_site.stop()
             self._main_site = None
         await self._relay.drain(self._config.server.drain_s)
-        await self._websockets.close_all()
+        await self._websockets.close_all(LAST_WORDS_S)
 
     async def stop(self) -> None:
         """Close everything at once."""
@@ -114,10 +121,20 @@ class Gateway:
     def _admin_app(self) -> web.Application:
         app = web.Application()
         add_health(app.router, self._is_ready)
+        app.on_response_prepare.append(add_request_id)
         return app
 
     def _is_ready(self) -> bool:
         return not self._relay.draining
+
+
+async def _listen(runner: ClientRunner, setting: str, address: Address, tls: ssl.SSLContext | None) -> web.TCPSite:
+    site = web.TCPSite(runner, address.host, address.port, ssl_context=tls, backlog=BACKLOG)
+    try:
+        await site.start()
+    except OSError as error:
+        raise CannotListen(setting, address) from error
+    return site
 
 
 def _gate(config: Config) -> Gate:

@@ -126,7 +126,7 @@ def draining() -> Unavailable:
 
 def _end_state(answer: Answer) -> EndState:
     """How an answer that was given to its end has ended."""
-    error: GatewayError | None = answer.stream.error
+    error: GatewayError | None = answer.stream.error if answer.body is None else None
     if error is not None:
         return EndState.DRAINED if error.code == "draining" else end_state_of(error)
     if answer.failure is not None or answer.watcher.failure is not None:

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Literal
 
 from aiohttp import http_parser
 
-from proxy.app import Gateway
+from proxy.app import CannotListen, Gateway
 from proxy.config.model import Config
 from proxy.telemetry import access_log
 from proxy.telemetry.record import RequestRecord
@@ -46,8 +45,8 @@ async def _serve(config: Config, publish: Callable[[RequestRecord], None]) -> in
     signals = _Signals()
     try:
         url = await gateway.start()
-    except (OSError, ssl.SSLError) as error:
-        logger.error("%s", _cannot_listen(config, error))
+    except (CannotListen, OSError) as error:
+        logger.error("%s", _cannot_start(error))
         await gateway.stop()
         return FAILED
     print(f"penstock listening on {url}", flush=True)
@@ -77,15 +76,19 @@ class _Signals:
                 return
 
 
-def _cannot_listen(config: Config, error: OSError) -> str:
-    server = config.server
-    if isinstance(error, ssl.SSLError):
+def _cannot_start(error: CannotListen | OSError) -> str:
+    if not isinstance(error, CannotListen):
         return "server.tls: the certificate and its key cannot be used; are they PEM files that belong together?"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {server.port} on {server.host} is in use: stop the other program, or choose another with --port"
-    if error.errno == errno.EACCES:
-        return f"port {server.port} on {server.host} is not permitted: choose one above 1023 with --port"
-    return f"cannot listen on {server.host}, port {server.port}: {error.strerror or type(error).__name__}"
+    host, port = error.address
+    another = "--port" if error.setting == "server" else error.setting
+    cause = error.__cause__
+    match cause.errno if isinstance(cause, OSError) else None:
+        case errno.EADDRINUSE:
+            return f"port {port} on {host} is in use: stop the other program, or choose another with {another}"
+        case errno.EACCES:
+            return f"port {port} on {host} is not permitted: choose one above 1023 with {another}"
+        case _:
+            return f"cannot listen on {host}, port {port}: {getattr(cause, 'strerror', None) or type(cause).__name__}"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -205,6 +205,6 @@ def _text(value: object) -> str:
     text = parse_text(value)
     if not text:
         raise ValueError("is empty")
-    if any(character.isspace() or not character.isprintable() for character in text):
+    if " " in text or not text.isprintable():
         raise ValueError("must not contain blanks or control characters")
     return text

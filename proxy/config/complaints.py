@@ -1,6 +1,7 @@
 """What is wrong with a file and where: findings while it is read, complaints for the operator.
 
-No message repeats a value of the file or of a variable: it may be a secret.
+No message repeats a value, whether of the file or of a variable: it may be a secret. Only names (of routes, tools, keys)
+appear.
 """
 
 import json

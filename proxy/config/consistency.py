@@ -39,12 +39,13 @@ def _names(config: Config) -> Iterator[Problem]:
         for index, fallback in enumerate(route.fallbacks):
             at = (*place, "fallbacks", index)
             if fallback.route not in config.routes:
-                yield Problem(at, f'no route is called "{fallback.route}"', ("routes",))
+                yield Problem(at, f'no route is called "{fallback.route}"', ("routes", fallback.route))
             elif place == ("routes", fallback.route):
-                yield Problem(at, "a route cannot fall back to itself", ("routes",))
+                yield Problem(at, "a route cannot fall back to itself", ())
         for index, tool in enumerate(route.tools):
-            if tool not in config.tools and tool.partition(".")[0] not in config.tools:
-                yield Problem((*place, "tools", index), f'tools has no "{tool.partition(".")[0]}"', ("tools",))
+            server = tool if tool in config.tools else tool.partition(".")[0]
+            if server not in config.tools:
+                yield Problem((*place, "tools", index), f'tools has no "{server}"', ("tools", server))
 
 
 def _own_settings(config: Config) -> Iterator[tuple[Place, Route]]:

@@ -51,6 +51,8 @@ def _read(path: Path) -> Document:
         raise Unreadable("is a directory; name the file in it") from None
     except OSError as exc:
         raise Unreadable(f"cannot be read: {exc.strerror}") from None
+    except ValueError:  # a path with a null character
+        raise Unreadable("cannot be read: this is no path") from None
     if len(content) > MAX_FILE_BYTES:
         raise Unreadable("is too large")
     try:
@@ -83,21 +85,25 @@ def _validate(data: dict[str, Any], folder: Path, found: list[Finding], told: li
             return None
         taken_out |= members
     for problem in problems(config):
-        is_spoilt = any(_spoils(member, problem.rests_on) for member in taken_out)
+        is_spoilt = any(problem.rests_on[: len(member)] == member for member in taken_out)
         if not is_spoilt and not any(_related(place, problem.at) for place in told):
             found.append(Finding(problem.at, problem.message))
     return config
 
 
 def _take_out(data: dict[str, Any], places: list[Place]) -> set[Place]:
-    """Deletes the innermost mapping members around the places, and says which. Lists go whole, so that the places of
-    their items stay true."""
+    """Takes away the innermost mapping members around the places, and says which. Lists go whole, so that the places
+    of their items stay true; a route stays as an empty one, because others may name it."""
     members = {member for place in places if (member := _innermost(data, place))}
     for member in sorted(members, key=len, reverse=True):
         here: Any = data
         for step in member[:-1]:
             here = here[step]
-        del here[member[-1]]
+        is_route = len(member) == 2 and member[0] == "routes"
+        if is_route and here[member[-1]] not in (None, {}):
+            here[member[-1]] = {}
+        else:
+            del here[member[-1]]
     return members
 
 
@@ -114,8 +120,3 @@ def _related(place: Place, other: Place) -> bool:
     """Whether one is the other or around it."""
     shorter = min(len(place), len(other))
     return place[:shorter] == other[:shorter]
-
-
-def _spoils(removed: Place, rests_on: Place) -> bool:
-    """Whether the part judged lost something at its own level or around it."""
-    return _related(removed, rests_on) and len(removed) <= len(rests_on) + 1

@@ -133,14 +133,19 @@ class AuthKey(Settings):
         return self
 
     def digest(self) -> str:
-        """The key's SHA-256 in lower-case hexadecimal. Reads `key_file` each time: raises OSError when it cannot, and
-        ValueError when the file is empty. A line break at the file's end does not count."""
+        """The key's SHA-256 in lower-case hexadecimal digits.
+
+        Reads `key_file` each time, without the line break at its end: raises OSError when it cannot be read, and
+        ValueError when there is no key in it.
+        """
         if self.key_sha256 is not None:
             return self.key_sha256
-        content = self.key.get_secret_value().encode() if self.key else self.key_file.read_bytes().strip()  # type: ignore[union-attr]
-        if not content:
+        key = self.key_file.read_bytes().strip() if self.key_file else b""
+        if self.key is not None:
+            key = self.key.get_secret_value().encode()
+        if not key:
             raise ValueError("is empty")
-        return hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(key).hexdigest()
 
 
 class Auth(Settings):

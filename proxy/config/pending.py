@@ -18,8 +18,8 @@ def _always(value: object) -> bool:
 
 
 def _given(value: object) -> bool:
-    """Anything but none, off, false and an empty list."""
-    return value not in (None, "off", False, ())
+    """Anything but none, off, false and what is empty."""
+    return value not in (None, "off", False, (), {})
 
 
 def _over_one(value: int) -> bool:
@@ -28,7 +28,7 @@ def _over_one(value: int) -> bool:
 
 # By the kind of section: the file's key, and whether its value asks for something that is not there.
 _PENDING: dict[str, tuple[Row, ...]] = {
-    "Config": (("state", _given), ("discover", _given)),
+    "Config": (("state", _given), ("tools", _given), ("discover", _given)),
     "Server": (("workers", _over_one), ("gather", _given)),
     "WebSocket": (("age", _given), ("streams", _always), ("detach", _always), ("replay", _always)),
     "AuthKey": (("limits", lambda limits: any(value is not None for _, value in limits)),),

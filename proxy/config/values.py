@@ -152,6 +152,7 @@ _TIME_OR_NONE: dict[str, Any] = {"anyOf": [_TIME, {"const": "none"}]}
 _WORD_SIZE: dict[str, Any] = {"type": "string", "pattern": units.SIZE_PATTERN}
 _BYTES: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 1}, _WORD_SIZE]}
 _OFF_AUTO: dict[str, Any] = {"enum": ["off", "auto"]}
+_ON_OFF: dict[str, Any] = {"anyOf": [{"type": "boolean"}, {"enum": ["yes", "no", "on", "off"]}]}
 _STICKY: dict[str, Any] = {"anyOf": [{"enum": ["key", "user"]}, _closed(header=_TEXT)]}
 _METHODS: dict[str, Any] = {"enum": ["least_busy", "round_robin", "random", "sticky", "prefix"]}
 _URL: dict[str, Any] = {"type": "string", "pattern": "^(https?|demo)://"}
@@ -170,7 +171,7 @@ Size = Annotated[int, Kind(units.parse_size, _BYTES, units.format_size)]
 Count = Annotated[int, Kind(parse_positive, {"type": "integer", "minimum": 1}, int)]
 CountOrZero = Annotated[int, Kind(parse_number, {"type": "integer", "minimum": 0}, int)]
 Port = Annotated[int, Kind(parse_port, {"type": "integer", "minimum": 0, "maximum": 65535}, int)]
-Switch = Annotated[bool, Kind(units.parse_switch, {"type": "boolean"}, bool)]
+Switch = Annotated[bool, Kind(units.parse_switch, _ON_OFF, bool)]
 Name = Annotated[str, Kind(parse_name, _TEXT)]
 ModelName = Annotated[str, Kind(parse_model, _TEXT)]
 File = Annotated[Path, Kind(parse_file, _TEXT, str, beside_file=True)]

@@ -14,11 +14,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from proxy.access.keys import Key
 from proxy.downstream.gate import raw_headers
 from proxy.downstream.outlet import Outlet
-from proxy.errors import GatewayError, InternalError, RequestInProgress
+from proxy.errors import GatewayError, InternalError, RequestInProgress, UpstreamInvalid
 from proxy.protocols.event_data import is_done
 from proxy.protocols.failure import answer_error
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
+from proxy.streams.stream import Stream
 from proxy.telemetry.record import EndState, RequestRecord, end_state_of
 from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel
 from proxy.wire.frames import ping_frame, text_frame, text_payload
@@ -37,6 +38,7 @@ class BareSession:
         request: web.Request,
         *,
         path: str,
+        longest_answer_bytes: int,
         key: Key | None,
         forwarded: Sequence[tuple[str, str]],
         relay: Relay,
@@ -46,6 +48,7 @@ class BareSession:
         self._request = request
         self._headers = raw_headers(request)
         self._path = path
+        self._longest_answer_bytes = longest_answer_bytes
         self._key = key
         self._forwarded = forwarded
         self._relay = relay
@@ -61,10 +64,17 @@ class BareSession:
                 if message.type is WSMsgType.TEXT:
                     await self._take(message.data)
                 elif message.type is WSMsgType.BINARY:
+                    await self._stop()
                     await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"binary")
         finally:
             await self._stop()
             self._outlet.close()
+
+    async def leave(self) -> None:
+        """Close because the gateway goes away, once what runs has had its last word."""
+        if self._turn is not None and not self._turn.done():
+            await asyncio.wait([self._turn])
+        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
 
     async def _take(self, message: str) -> None:
         running = self._turn is not None and not self._turn.done()
@@ -140,37 +150,68 @@ class BareSession:
 
     async def _push(self, answer: Answer) -> None:
         self._outlet.serve(answer.stream)
-        listener = _Frames(self._outlet, self._loop.create_future())
+        finished: asyncio.Future[GatewayError | None] = self._loop.create_future()
+        whole = _Whole(answer.stream, self._longest_answer_bytes, finished)
         try:
-            answer.stream.attach(listener)
-            error = await listener.finished
+            answer.stream.attach(_Frames(self._put, finished) if answer.events else whole)
+            error = await finished
         finally:
             self._outlet.serve(None)
         if error is not None:
             self._send(error_payload(error))
-        elif answer.watcher.failure is None:  # else the upstream's own error event was the last frame
+            return
+        if not answer.events:
+            self._send(text_payload(b"".join(whole.pieces)))
+        if answer.watcher.failure is None:  # else the upstream's own error event was the last frame
             self._send(DONE)
 
     def _ping(self) -> None:
-        self._outlet.put(ping_frame())
+        self._put(ping_frame())
 
     def _send(self, payload: bytes) -> None:
-        self._outlet.put(text_frame(payload))
+        self._put(text_frame(payload))
+
+    def _put(self, frames: bytes) -> bool:
+        """Write them at once; none after our Close."""
+        return not self._socket.closed and self._outlet.put(frames)
 
 
 class _Frames:
     """A stream's listener: one frame an event, all of a batch in one write. `finished` gets how the stream ended."""
 
-    __slots__ = ("_outlet", "finished")
+    __slots__ = ("_finished", "_put")
 
-    def __init__(self, outlet: Outlet, finished: asyncio.Future[GatewayError | None]) -> None:
-        self._outlet = outlet
-        self.finished = finished
+    def __init__(self, put: Callable[[bytes], bool], finished: asyncio.Future[GatewayError | None]) -> None:
+        self._put = put
+        self._finished = finished
 
     def write(self, events: list[Event]) -> bool:
         frames = [text_frame(text_payload(event.data)) for event in events if not is_done(event.data)]
-        return self._outlet.put(b"".join(frames)) if frames else False
+        return self._put(b"".join(frames)) if frames else False
 
     def end(self, error: GatewayError | None) -> None:
-        if not self.finished.done():
-            self.finished.set_result(error)
+        if not self._finished.done():
+            self._finished.set_result(error)
+
+
+class _Whole:
+    """The listener of an answer that is no event stream: one message holds all of it, so it is kept until its end."""
+
+    __slots__ = ("_finished", "_room_bytes", "_stream", "pieces")
+
+    def __init__(self, stream: Stream, most_bytes: int, finished: asyncio.Future[GatewayError | None]) -> None:
+        self._stream = stream
+        self._room_bytes = most_bytes
+        self._finished = finished
+        self.pieces: list[bytes] = []
+
+    def write(self, events: list[Event]) -> bool:
+        self.pieces += [event.wire for event in events]
+        self._room_bytes -= sum(len(event.wire) for event in events)
+        if self._room_bytes < 0:
+            self._stream.interrupt(UpstreamInvalid("the answer is too large for one message"))
+        return False
+
+    def end(self, error: GatewayError | None) -> None:
+        if not self._finished.done():
+            self._finished.set_result(error)

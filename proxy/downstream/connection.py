@@ -1,5 +1,5 @@
-"""A client's TCP connection: aiohttp's, with deadlines for a request's head, our words for what cannot be parsed, and a
-word to whoever waits for a slow reader."""
+"""A client's TCP connection: aiohttp's, with our words for what cannot be parsed, deadlines for a request's head and for
+a reader that has stopped, and a word to whoever waits for a slow one."""
 
 from __future__ import annotations
 
@@ -20,20 +20,27 @@ WRITE_BUFFER_BYTES = 64 * 1024
 """What may wait for a slow reader before its upstream is paused; one more batch may come on top."""
 UNSENT_BYTES = 32 * 1024
 """What the kernel may hold unsent (TCP_NOTSENT_LOWAT): without it a stopped reader is noticed megabytes late."""
+STALLED_S = 60.0
+"""How long a reader may take nothing of what waits for it, before its connection is dropped."""
 KEEPALIVE_S = 75.0
 MAX_LINE_BYTES = 8190
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 
 class ClientConnection(RequestHandler):
-    """aiohttp's connection, which calls back when a slow reader has caught up."""
+    """aiohttp's connection, which calls back when a slow reader has caught up, and drops one that has stopped."""
 
     def __init__(self, manager: web.Server, *, head_timeout_s: float | None, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._on_writable: Callable[[], None] | None = None
+        self._outgoing: asyncio.Transport | None = None
+        self._waiting_bytes = 0
+        self._stalled_timer: asyncio.TimerHandle | None = None
 
     def when_writable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` each time the reader has caught up; None: no more."""
@@ -41,9 +48,9 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        stream = cast("asyncio.Transport", transport)
-        stream.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        raw = stream.get_extra_info("socket")
+        self._outgoing = cast("asyncio.Transport", transport)
+        self._outgoing.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        raw = transport.get_extra_info("socket")
         if raw is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and raw.family != socket.AF_UNIX:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
@@ -53,13 +60,19 @@ class ClientConnection(RequestHandler):
         if waiting != (self._head_timer is not None):
             self._watch_head(waiting)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._stop_watching_reader()
         if self._on_writable is not None:
             self._on_writable()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._watch_head(False)
+        self._stop_watching_reader()
         self._on_writable = None
         super().connection_lost(exc)
 
@@ -90,6 +103,24 @@ class ClientConnection(RequestHandler):
         response.force_close()
         return response
 
+    def _watch_reader(self) -> None:
+        """A reader that is behind must take something in time."""
+        assert self._outgoing is not None
+        self._waiting_bytes = self._outgoing.get_write_buffer_size()
+        self._stalled_timer = self._loop.call_later(STALLED_S, self._check_reader)
+
+    def _check_reader(self) -> None:
+        assert self._outgoing is not None
+        if self._outgoing.get_write_buffer_size() < self._waiting_bytes:
+            self._watch_reader()
+        else:
+            self._outgoing.abort()
+
+    def _stop_watching_reader(self) -> None:
+        if self._stalled_timer is not None:
+            self._stalled_timer.cancel()
+            self._stalled_timer = None
+
     def _watch_head(self, waiting: bool) -> None:
         """A head that has begun must be whole in time."""
         if self._head_timer is not None:
@@ -104,7 +135,8 @@ class ClientConnection(RequestHandler):
             body = OPENAI.error_body(RequestTimeout("The request's head did not come in time."), "")
             self.transport.write(
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"x-penstock-source: gateway\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                b"Server: penstock\r\nx-request-id: %b\r\nx-penstock-source: gateway\r\nContent-Length: %d\r\n\r\n%b"
+                % (new_request_id().encode(), len(body), body)
             )
             self.force_close()
 
@@ -114,7 +146,7 @@ class ClientServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        handler: Handler,
         head_timeout_s: float | None,
         **rest: Any,
     ) -> None:
@@ -146,11 +178,22 @@ class ClientRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return ClientServer(
-            cast("Any", made.request_handler),
+            _refusing_expectations(cast("Any", made.request_handler)),
             self._head_timeout_s,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
         )
+
+
+def _refusing_expectations(handler: Handler) -> Handler:
+    """What aiohttp says to an unknown `Expect` repeats it, and is said before any middleware is asked."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            return request.protocol.handle_error(request, 400, web.HTTPExpectationFailed())
+        return await handler(request)
+
+    return handle
 
 
 def server_tls(certificate: str, key: str) -> ssl.SSLContext:

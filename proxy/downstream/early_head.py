@@ -49,5 +49,9 @@ class EarlyHead:
         self._beginning = self._loop.create_task(self._begin_response(self._response))
 
     async def _begin_response(self, response: StreamedAnswer) -> None:
-        await response.begin(self._request)
-        response.keep_alive()
+        try:
+            await response.begin(self._request)
+        except ConnectionError:  # the client has just left; whoever waits for the answer is told by itself
+            self._response = None
+        else:
+            response.keep_alive()

@@ -21,7 +21,7 @@ from proxy.errors import (
     NotFound,
     UpgradeRequired,
 )
-from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+from proxy.telemetry.record import CLIENT_LEFT, EndState, RequestRecord, end_state_of
 from proxy.wire.headers import new_request_id, request_id
 
 RECORD = web.RequestKey("record", RequestRecord)
@@ -48,7 +48,11 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             response = await handler(request)
             if record.status is None:
                 record.status = response.status
+                record.bytes_out = _body_bytes(response)
             record.finish(end_state_of(response.status), now())
+        except ConnectionError:  # the client's: an upstream's has got a name of ours where it arose
+            record.finish(EndState.CLIENT_CLOSED, now())
+            response = web.Response(status=CLIENT_LEFT)  # for nobody
         except asyncio.CancelledError:
             record.finish(EndState.CLIENT_CLOSED, now())
             raise
@@ -59,13 +63,18 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             record.status = named.status
             record.finish(end_state_of(named), now())
             response = error_response(named, request.path, record)
-            record.bytes_out = len(response.body) if isinstance(response.body, bytes) else 0
+            record.bytes_out = _body_bytes(response)
         finally:
             if request.path not in UNLOGGED:
                 publish(record)
         return response
 
     return middleware
+
+
+def _body_bytes(response: web.StreamResponse) -> int:
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes) else 0
 
 
 def _asks_for_websocket(request: web.Request) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from proxy.access.keys import Key
 from proxy.downstream.answering import stream_headers, whole_response
 from proxy.downstream.body import BodyLimits, read_body
 from proxy.downstream.early_head import EarlyHead
@@ -18,6 +19,7 @@ from proxy.downstream.gate import Gate, raw_headers
 from proxy.downstream.streamed import StreamedAnswer
 from proxy.errors import GatewayError, ModelNotFound, NotFound, UpstreamError
 from proxy.protocols import endpoints
+from proxy.protocols.failure import answer_error
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import Route
@@ -44,8 +46,7 @@ class HttpApi:
     async def relay(self, request: web.Request) -> web.StreamResponse:
         """Relay one request, whichever way its answer comes."""
         record = request[RECORD]
-        key = self._gate.admit(request)
-        record.key = key.name if key is not None else None
+        key = self._admit(request)
         proxied = await self._read(request, record)
         route = self._relay.route(proxied, key, record)
         turn = _Turn(request, proxied, route, record)
@@ -67,7 +68,7 @@ class HttpApi:
 
     async def models(self, request: web.Request) -> web.Response:
         """The routes and aliases this key may use: OpenAI's shape, or Anthropic's for its clients."""
-        names = self._relay.table.models(self._gate.admit(request))
+        names = self._relay.table.models(self._admit(request))
         if "anthropic-version" in request.headers:
             entries = [self._anthropic_model(name) for name in names]
             ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
@@ -77,11 +78,16 @@ class HttpApi:
     async def model(self, request: web.Request) -> web.Response:
         """One of them."""
         name = request.match_info["model"]
-        names = self._relay.table.models(self._gate.admit(request))
+        names = self._relay.table.models(self._admit(request))
         if name not in names:
             raise ModelNotFound(f"The model does not exist here. Available models: {', '.join(names)}.", param="model")
         anthropic = "anthropic-version" in request.headers
         return web.json_response(self._anthropic_model(name) if anthropic else self._openai_model(name))
+
+    def _admit(self, request: web.Request) -> Key | None:
+        key = self._gate.admit(request)
+        request[RECORD].key = key.name if key is not None else None
+        return key
 
     async def _read(self, request: web.Request, record: RequestRecord) -> ProxyRequest:
         path = request.rel_url.raw_path
@@ -133,6 +139,7 @@ class _Turn:
         if begun is None and answer.body is not None:
             return whole_response(answer, self.proxied.path, self.record)
         if begun is not None and not answer.events:
+            self.record.finish(end_state_of(answer.status), asyncio.get_running_loop().time())
             return self.fail(begun, _in_stream(answer))
         streamed = begun or self.streamed(answer)
         try:
@@ -161,6 +168,7 @@ def _cut(error: GatewayError) -> bytes:
 
 def _in_stream(answer: Answer) -> UpstreamError:
     """An answer with a status of its own, told in a stream that has begun already."""
-    if answer.failure is not None:
-        return UpstreamError(answer.failure.message)
+    failure = answer.failure or answer_error(answer.body or b"")
+    if failure is not None:
+        return UpstreamError(failure.message)
     return UpstreamError(f"The upstream answered with status {answer.status}, not with an event stream.")

@@ -1,5 +1,7 @@
-"""An outlet: where pushed bytes leave for one client. It tells when the reader is behind, gives up on one that stopped
-reading, and breaks long silences. What the bytes are (chunks, frames) is its owner's."""
+"""An outlet: where pushed bytes leave for one client. It tells when the reader is behind, and breaks long silences.
+
+What the bytes are (chunks, frames) is its owner's; giving up on a reader that has stopped, the connection's.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,6 @@ from aiohttp import web
 
 from proxy.downstream.connection import ClientConnection
 from proxy.streams.stream import Stream
-
-STALLED_S = 60.0
-"""How long a reader may take nothing of what waits for it, before its connection is dropped."""
 
 
 class Outlet:
@@ -28,7 +27,6 @@ class Outlet:
         self._silence_s = 0.0
         self._on_silence: Callable[[], None] = _nothing
         self._last_put = self._now()
-        self._stalled_timer: asyncio.TimerHandle | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
         self.bytes_out = 0
         self._connection.when_writable(self._caught_up)
@@ -56,40 +54,27 @@ class Outlet:
         self._last_put = self._now()
         self.bytes_out += len(data)
         transport.write(data)
-        if not self._connection.writing_paused:
-            return False
-        if self._stalled_timer is None:
-            self._stalled_timer = self._loop.call_later(STALLED_S, self.drop)
-        return True
+        return self._connection.writing_paused
 
     def cut(self) -> None:
         """Close the connection once what was put is sent."""
         if self._transport is not None:
             self._transport.close()
 
-    def drop(self) -> None:
-        """Close the connection with all that waits for it. aiohttp then cancels the handler."""
-        if self._transport is not None:
-            self._transport.abort()
-
     def close(self) -> None:
         """Leave the connection to others."""
         self._connection.when_writable(None)
-        for timer in (self._silence_timer, self._stalled_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
 
     def _caught_up(self) -> None:
-        if self._stalled_timer is not None:
-            self._stalled_timer.cancel()
-            self._stalled_timer = None
         if self._stream is not None:
             self._stream.drained()
 
     def _check_silence(self) -> None:
         due = self._last_put + self._silence_s
         if due <= self._now():
-            if self._stalled_timer is None:
+            if not self._connection.writing_paused:
                 self._on_silence()
             due = self._now() + self._silence_s
         self._silence_timer = self._loop.call_at(due, self._check_silence)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from proxy.downstream.bare import BareSession
 from proxy.downstream.edge import RECORD
@@ -24,6 +25,8 @@ BARE_PATHS = {
 """Where the bare dialect is spoken, and the endpoint whose body its messages are."""
 
 WRITER_LIMIT_BYTES = 32 * 1024
+CLOSE_WITHIN_S = 1.0
+"""How long the client may take to answer our Close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class WebSocketApi:
         self._gate = gate
         self._limits = limits
         self._publish = publish
-        self._sessions: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+        self._sessions: set[BareSession] = set()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         for path in BARE_PATHS:
@@ -69,21 +72,28 @@ class WebSocketApi:
             max_msg_size=self._limits.message_bytes,
             heartbeat=self._limits.ping_s,
             writer_limit=WRITER_LIMIT_BYTES,
+            timeout=CLOSE_WITHIN_S,
         )
         await socket.prepare(without_credentials(request, offer))
-        self._sessions.add(socket)
-        await BareSession(
+        session = BareSession(
             socket,
             request,
             path=BARE_PATHS[request.path],
+            longest_answer_bytes=self._limits.message_bytes,
             key=key,
             forwarded=self._gate.forwarded(request),
             relay=self._relay,
             publish=self._publish,
-        ).run()
+        )
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
         return socket
 
-    async def close_all(self) -> None:
-        """Tell every session that the gateway goes away."""
-        for socket in list(self._sessions):
-            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
+    async def close_all(self, within_s: float) -> None:
+        """Tell every session that the gateway goes away, all at once; those that take longer are left to `stop`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(session.leave() for session in self._sessions))

@@ -49,9 +49,7 @@ class Route:
     def require_ready(self) -> None:
         """Raise what a request for this route is answered when the file does not say enough to serve it."""
         if not self.upstream_model:
-            raise InvalidRequest(
-                f"Model {self.name} is not configured. Check environment variables.", param="model"
-            )
+            raise InvalidRequest(f"Model {self.name} is not configured. Check environment variables.", param="model")
         if not self.replicas:
             raise Unavailable(f"No service configured for model: {self.name}")
 
@@ -105,9 +103,7 @@ def _route(name: str, settings: RouteSettings) -> Route:
         name=name,
         upstream_model=settings.model,
         aliases=settings.aliases,
-        replicas=tuple(
-            _replica(index, replica, settings.protocol) for index, replica in enumerate(settings.replicas)
-        ),
+        replicas=tuple(_replica(index, replica, settings.protocol) for index, replica in enumerate(settings.replicas)),
         balancer=RoundRobin(),
         timeouts=Timeouts(timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s),
         keepalive_s=settings.keepalive_s,

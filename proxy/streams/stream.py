@@ -54,7 +54,7 @@ class Stream:
     # ---- the source's side ----
 
     def flow_from(self, source: Source) -> None:
-        """From now on `source` publishes this stream's events. Raises what the stream was interrupted with meanwhile."""
+        """From now on `source` publishes this stream's events. Raises what it was interrupted with meanwhile."""
         if self.ended:
             raise self.error or InternalError("the stream has ended")
         self._source = source
@@ -88,9 +88,13 @@ class Stream:
         self._listener = listener
         pending, self._pending = self._pending, []
         full = bool(pending) and listener.write(pending)
+        if self._listener is None:
+            return  # it had enough of the first batch
         if self.ended:
             listener.end(self.error)
-        elif not full:
+        elif full:
+            self._hold()
+        else:
             self.drained()
 
     def drained(self) -> None:

@@ -16,6 +16,7 @@ import httptools
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
 
 MAX_HEAD_BYTES = 64 * 1024
+"""Of the head; and of trailers or chunk extensions that come without a byte of the body."""
 MAX_HEADERS = 128
 FINISH_WITHIN_S = 1.0
 """How long the rest of an answer that nobody listens to any more may take before the connection is closed."""
@@ -67,6 +68,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._served = 0
+        self._paused = False
         self._finish_timer: asyncio.TimerHandle | None = None
         self._rest()
 
@@ -77,7 +79,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._in_head = True
         self._ended = False
         self._until_close = False
-        self._head_bytes = 0
+        self._framing_bytes = 0
+        self._header_bytes = 0
         self._keep_alive = False
         self._headers: list[tuple[str, str]] = []
         self._head: AnswerHead | None = None
@@ -99,16 +102,19 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more until `resume`: somebody downstream is full."""
-        if self._transport is not None and not self._transport.is_closing():
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
             self._transport.resume_reading()
 
     def finish(self) -> None:
         """The receiver has all it wants: let the framing's last bytes come, so that the connection can be kept."""
         self._receiver = None
+        self.resume()
         if self._busy and not self._ended:
             loop = asyncio.get_running_loop()
             self._finish_timer = loop.call_later(FINISH_WITHIN_S, self.close)
@@ -129,12 +135,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()  # an idle server has nothing to say
             return
         self._any_byte = True
-        if self._in_head:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-                raise UpstreamInvalid("the answer's head is too large")
+            if self._pieces:
+                self._framing_bytes = 0
+            else:
+                self._framing_bytes += len(data)
+                _check_size(self._framing_bytes)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._deliver()
             cause = error.__context__
@@ -148,6 +155,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(keep=self._keep_alive)
 
     def eof_received(self) -> bool:
+        self._stop(clean=True)  # now: the transport itself closes only once the request has been sent
         return False  # close our side too: a server that half-closes has said all
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -155,12 +163,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = None
         if self._finish_timer is not None:
             self._finish_timer.cancel()
-        if self._busy:
-            if self._until_close and exc is None:
-                self._end(keep=False)
-            else:
-                self._break(self._loss())
         self._on_lost(self)
+        self._stop(clean=exc is None)
 
     # ---- llhttp's side ----
 
@@ -171,6 +175,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self._headers) >= MAX_HEADERS:
             raise UpstreamInvalid("the answer has too many headers")
+        self._header_bytes += len(name) + len(value)
+        _check_size(self._header_bytes)
         if self._in_head:  # else a trailer: nothing here needs one
             self._headers.append((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")))
 
@@ -180,8 +186,11 @@ class UpstreamConnection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self._headers = []
             return
-        self._head = AnswerHead(status, tuple(self._headers))
-        self._until_close = _check_framing(self._head)
+        if self._parser.get_http_version() not in ("1.1", "1.0") or not 100 < status < 600:
+            raise UpstreamInvalid("the answer is not HTTP/1.1")
+        head = AnswerHead(status, tuple(self._headers))
+        self._until_close = _check_framing(head)
+        self._head = head
         self._keep_alive = self._parser.should_keep_alive()  # forgotten once the message is complete
         self._in_head = False
 
@@ -213,12 +222,22 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish_timer = None
         self._served += 1
         self._rest()
-        if keep and self.usable:
-            self._on_idle(self)
-        elif self._transport is not None:
-            self._transport.abort()
+        if self._transport is not None:
+            if keep and self.usable and not self._transport.get_write_buffer_size():
+                self.resume()
+                self._on_idle(self)
+            else:  # an answer before the request was read: nobody may read the rest of it
+                self._transport.abort()
         if receiver is not None:
             receiver.answer_ended()
+
+    def _stop(self, *, clean: bool) -> None:
+        """Nothing more will come."""
+        if self._busy:
+            if self._until_close and clean:
+                self._end(keep=False)
+            else:
+                self._break(self._loss())
 
     def _break(self, error: UpstreamError) -> None:
         receiver = self._receiver
@@ -233,6 +252,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._served and not self._any_byte:
             return StaleConnection("a kept connection was closed before it answered")
         return UpstreamUnreachable("the connection was closed before an answer came")
+
+
+def _check_size(framing_bytes: int) -> None:
+    if framing_bytes > MAX_HEAD_BYTES:
+        raise UpstreamInvalid("the answer's head or trailer is too large")
 
 
 def _check_framing(head: AnswerHead) -> bool:

@@ -66,6 +66,7 @@ class Dispatch:
             streaming=request.body.stream,
             max_event_bytes=self._max_event_bytes,
             timeouts=route.timeouts,
+            credentials=replica.headers,
             on_closed=lambda: _leave(replica),
             on_malformed=lambda: self._on_malformed(route),
         )
@@ -83,17 +84,19 @@ def upstream_message(request: ProxyRequest, route: Route, replica: Replica) -> b
     if route.upstream_model != request.body.model:
         body = request.body.replaced({"model": route.upstream_model})
     own = {name.lower() for name, _ in replica.headers}
-    passed = towards_upstream(request.headers, keep_credentials=route.passthrough)
+    passed = [
+        *towards_upstream(request.headers, keep_credentials=route.passthrough),
+        *request.forwarded,
+        ("x-request-id", request.request_id),
+    ]
     head = request_head(
         "POST",
         replica.target(request.path, request.query),
         [
             ("Host", replica.origin.authority),
             *(header for header in passed if header[0].lower() not in own),
-            *request.forwarded,
-            *replica.headers,
+            *(header for header in replica.headers if header[0].lower() != "accept-encoding"),
             ("Accept-Encoding", "identity"),
-            ("x-request-id", request.request_id),
             ("Content-Length", str(len(body))),
         ],
     )

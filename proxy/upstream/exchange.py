@@ -19,15 +19,19 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamTruncated,
 )
+from proxy.protocols.event_data import is_done
 from proxy.protocols.failure import Failure, answer_error
 from proxy.protocols.protocol import Sighting, Watcher
+from proxy.routing.replica import Headers
 from proxy.routing.table import Timeouts
 from proxy.streams.stream import Stream
 from proxy.upstream.connection import AnswerHead, UpstreamConnection
+from proxy.upstream.redaction import Redaction
 from proxy.wire.sse import Event, EventTooLarge, Parser
 
 WHOLE_BYTES = 256 * 1024
-"""An answer that is no event stream is held until it is whole, up to this size; past it, its bytes flow."""
+"""An answer that is no event stream is held until it is whole, up to this size; past it, its bytes flow.
+An error answer never flows: it is redacted as a whole."""
 PREAMBLE_S = 0.05
 """How long preamble events wait for content before they go out alone."""
 
@@ -43,14 +47,17 @@ class Opening:
     """
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: Headers
     body: bytes | None
     events: bool = False
     failure: Failure | None = None
 
 
 class Exchange:
-    """A connection's receiver and a stream's source. `on_closed` is called once, when it no longer needs the replica."""
+    """A connection's receiver and a stream's source. `on_closed` is called once, when it no longer needs the replica.
+
+    `credentials`: the replica's own headers, taken out of its error answers and error events.
+    """
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class Exchange:
         streaming: bool,
         max_event_bytes: int,
         timeouts: Timeouts,
+        credentials: Headers,
         on_closed: Callable[[], None],
         on_malformed: Callable[[], None],
     ) -> None:
@@ -71,6 +79,7 @@ class Exchange:
         self._streaming = streaming
         self._max_event_bytes = max_event_bytes
         self._timeouts = timeouts
+        self._credentials = credentials
         self._on_closed = on_closed
         self._on_malformed = on_malformed
         self._connection: UpstreamConnection | None = None
@@ -82,6 +91,7 @@ class Exchange:
         self._committed = False
         self._paused = False
         self._error_seen = False
+        self._ends_with_body = watcher.complete  # before any event: a protocol with no end of its own
         self._feed = self._feed_whole
         self._preamble_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -147,8 +157,8 @@ class Exchange:
         connection = self._release()
         assert connection is not None
         if self._parser is not None:
-            complete = self._watcher.complete or self._error_seen
-            self._conclude(None if complete else UpstreamTruncated("the answer stopped before its end"))
+            self._take_unclosed_marker(self._parser)
+            self._conclude(None if self._ends_with_body else UpstreamTruncated("the answer stopped before its end"))
         elif self._committed:
             self._stream.end()
         else:
@@ -156,17 +166,17 @@ class Exchange:
 
     def answer_broken(self, error: UpstreamError) -> None:
         self._release()
-        if self._parser is not None and (self._watcher.complete or self._error_seen):
-            self._conclude(None)
-        else:
-            self._conclude(error)
+        self._conclude(error)
 
     # ---- an answer in one piece, or of bytes ----
 
     def _feed_whole(self, data: bytes) -> None:
         self._whole.append(data)
         self._whole_bytes += len(data)
-        if self._whole_bytes > WHOLE_BYTES:
+        if self._is_error():
+            if self._whole_bytes > self._max_event_bytes:
+                self._fail(UpstreamInvalid("an error answer is larger than server.max_event"))
+        elif self._whole_bytes > WHOLE_BYTES:
             whole, self._whole = b"".join(self._whole), []
             self._flow_bytes()
             self._feed_bytes(whole)
@@ -183,14 +193,25 @@ class Exchange:
         failure = answer_error(body) if self._streaming and self._head.status == 200 else None
         if failure is not None:
             self._open_failure(failure)
-        elif not self.opened.done():
-            self.opened.set_result(Opening(self._head.status, self._head.headers, body))
+        elif self._is_error():
+            redaction = Redaction(self._credentials)
+            self._open(Opening(self._head.status, redaction.headers(self._head.headers), redaction.data(body)))
+        else:
+            self._open(Opening(self._head.status, self._head.headers, body))
 
     def _open_failure(self, failure: Failure) -> None:
         assert self._head is not None
+        redaction = Redaction(self._credentials)
+        status = failure.status or UpstreamError.status
+        headers = redaction.headers(self._head.headers)
+        self._open(Opening(status, headers, b"", failure=redaction.failure(failure)))
+
+    def _open(self, opening: Opening) -> None:
         if not self.opened.done():
-            status = failure.status or UpstreamError.status
-            self.opened.set_result(Opening(status, self._head.headers, b"", failure=failure))
+            self.opened.set_result(opening)
+
+    def _is_error(self) -> bool:
+        return self._head is not None and self._head.status >= 400
 
     # ---- an answer of events ----
 
@@ -198,9 +219,13 @@ class Exchange:
         assert self._parser is not None
         try:
             events = self._parser.feed(data)
-        except EventTooLarge:
+        except EventTooLarge as error:
+            self._take(error.events)
             self._fail(UpstreamInvalid("an event of the answer is larger than server.max_event"))
             return
+        self._take(events)
+
+    def _take(self, events: list[Event]) -> None:
         if not events:
             return
         if self._committed:
@@ -228,16 +253,28 @@ class Exchange:
             if sighting is Sighting.MALFORMED:
                 self._on_malformed()
                 continue
-            passed.append(event)
-            if sighting is Sighting.ERROR:
-                self._error_seen = True
-            elif sighting is Sighting.END:
+            passed.append(self._error_event(event) if sighting is Sighting.ERROR else event)
+            if sighting is Sighting.END:
                 ended = True
                 break
         if passed:
             self._stream.publish(passed)
         if ended:
             self._finish()
+
+    def _error_event(self, event: Event) -> Event:
+        """What goes on of an error event: the terminal error of this stream, so that none of ours need follow."""
+        self._error_seen = True
+        redaction = Redaction(self._credentials)
+        if self._watcher.failure is not None:
+            self._watcher.failure = redaction.failure(self._watcher.failure)
+        return redaction.event(event)
+
+    def _take_unclosed_marker(self, parser: Parser) -> None:
+        """`[DONE]` is whole without its blank line too; any other event at the body's end is a half one."""
+        last = parser.finish()
+        if last is not None and is_done(last.data):
+            self._take([last])
 
     def _hold_back(self, events: list[Event]) -> None:
         """Before the commit point: keep preamble, so that a failure can still have a status or go elsewhere."""
@@ -277,12 +314,13 @@ class Exchange:
         for timer in (self._preamble_timer, self._deadline_timer):
             if timer is not None:
                 timer.cancel()
-        if self._connection is not None:
-            self._watch_deadlines()  # another silence counts now
         held, self._held = self._held, []
         if held:
             self._stream.publish(held)
-        self.opened.set_result(Opening(self._head.status, self._head.headers, None, events=self._parser is not None))
+        self._open(Opening(self._head.status, self._head.headers, None, events=self._parser is not None))
+        if self._connection is not None:
+            self._last_read = self._now()
+            self._watch_deadlines()  # another silence counts now
 
     def _finish(self) -> None:
         """The final marker came: the stream is complete, whatever the connection does next."""
@@ -292,11 +330,8 @@ class Exchange:
     # ---- ends ----
 
     def _let_finish(self) -> None:
-        paused = self._paused
         connection = self._release()
         if connection is not None:
-            if paused:
-                connection.resume()
             connection.finish()
 
     def _fail(self, error: GatewayError) -> None:
@@ -306,7 +341,12 @@ class Exchange:
         self._conclude(error)
 
     def _conclude(self, error: GatewayError | None) -> None:
-        """The answer is over: tell the stream, or dispatch where nothing was committed yet."""
+        """The answer is over: tell the stream, or dispatch where nothing was committed yet.
+
+        Once its own end was seen, or its own error event, no error counts any more.
+        """
+        if self._error_seen or (self._watcher.complete and not self._ends_with_body):
+            error = None
         if error is None and not self._committed:
             self._commit()
         if self._committed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import defaultdict
@@ -54,14 +55,17 @@ class Pool:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open(origin, connection)
-        except TimeoutError as error:
-            raise UpstreamUnreachable(f"no connection within timeouts.connect ({timeout_s:g} s)") from error
+        except TimeoutError as error:  # ours, or, after minutes, the kernel's
+            limit = f" ({timeout_s:g} s)" if timeout_s is not None else ""
+            raise UpstreamUnreachable(f"no connection within timeouts.connect{limit}") from error
         except ssl.SSLError as error:
             raise UpstreamUnreachable(f"TLS failed ({error.reason or 'no reason given'})") from error
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
             raise UpstreamUnreachable("its host name cannot be resolved") from error
         except OSError as error:
             raise UpstreamUnreachable(_refusal(error)) from error
+        if not connection.usable:
+            raise UpstreamUnreachable("the connection was closed as soon as it was made")
         self._all.add(connection)
         return connection
 
@@ -100,7 +104,8 @@ class Pool:
 
 
 def _refusal(error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
+    # Where a name has several addresses, asyncio joins what each one said into the text of one plain OSError.
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return "the connection was refused; is the model server running?"
     if isinstance(error, ConnectionResetError):
         return "the connection was reset"

@@ -60,6 +60,8 @@ async def _list_models(pool: Pool, route: Route, replica: Replica) -> tuple[bool
         connection.close()
     if listing.status in (401, 403):
         return False, f"refuses the credentials ({listing.status})"
+    if 300 <= listing.status < 400:
+        return False, f"answers with a redirect, which is never followed ({listing.status})"
     if listing.status >= 500:
         return False, f"answers {listing.status}"
     names = listing.names()

@@ -61,7 +61,7 @@ def _event(raw: bytes, data: bytes, type: bytes) -> Event:
 
 
 class Parser:
-    """Takes reads, gives the events each one completes. Never looks at a byte twice, however small the reads are.
+    """Takes reads, gives the events each one completes. What it holds of earlier reads it does not search again.
 
     An LF that follows a CR at the end of a read belongs to the `raw` of the next event, though not to its `wire`.
     """

@@ -20,7 +20,8 @@ def places(**settings: Any) -> list[str]:
 def test_good_configuration_has_no_problem() -> None:
     assert places(
         routes={
-            "a": {"aliases": ["x", "y"], "fallbacks": ["b", {"route": "b", "for": ["context_length"]}], "tools": ["t.one"]},
+            "a": {"aliases": ["x", "y"], "fallbacks": ["b", {"route": "b", "for": ["context_length"]}]},
+            "c": {"tools": ["t.one", "t"]},
             "b": {"aliases": ["z"], "fallbacks": ["a"]},
         },
         tools={"t": {"mcp": {"command": ["x"]}}},

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config.document import Document, Unreadable, parse_document, resolve
+
+any_example = settings(derandomize=True, database=None, deadline=None)
 
 
 def complaint_about(text: str) -> Unreadable:
@@ -56,6 +58,7 @@ def test_variables_need_no_quotes_inside_brackets() -> None:
     assert document.data == {"a": {"k": "${KEY}", "l": ["${A:-b}", "x${C:?say}"], "${odd}": 1}, "b": "${X}/${Y}"}
 
 
+@any_example
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Co", "Cn", "Zl", "Zp"]), max_size=40))
 def test_quoted_text_comes_through_unchanged(text: str) -> None:
     quoted = "'" + text.replace("'", "''") + "'"
@@ -159,12 +162,14 @@ def test_aliases_cannot_nest_deeper_than_text_can() -> None:
     assert "deeply" in complaint_about("\n".join(rows)).message
 
 
+@any_example
 @given(st.text(alphabet="ab:-[]{}*&!|>'\"# \n\t,?%@<~", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        assert isinstance(parse_document(text), Document)
+        outcome: Document | Unreadable = parse_document(text)
     except Unreadable as exc:
-        assert exc.message
+        outcome = exc
+    assert isinstance(outcome, Document) or outcome.message.startswith(("is ", "a ", "an ", "<<", "has "))
 
 
 def test_complete_example_is_read_without_findings() -> None:

@@ -1,10 +1,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config.variables import VariableError, expand, fill_in
+
+any_example = settings(derandomize=True, database=None, deadline=None)
 
 ENVIRON = {"NAME": "value", "EMPTY": "", "ODD": "${NAME} $$ {x: y}\n- z"}
 
@@ -96,6 +98,7 @@ def shape(data: Any) -> Any:
     return [shape(item) for item in data] if isinstance(data, list) else type(data)
 
 
+@any_example
 @given(TREES, st.text(), st.text())
 def test_no_variable_can_change_the_structure(data: Any, first: str, second: str) -> None:
     filled, findings = expand(data, {"A": first, "B": second})
@@ -103,6 +106,7 @@ def test_no_variable_can_change_the_structure(data: Any, first: str, second: str
     assert findings == []
 
 
+@any_example
 @given(st.text(), st.text())
 def test_a_variable_arrives_as_it_is(before: str, value: str) -> None:
     assert fill_in(before.replace("$", "$$") + "${A}", {"A": value}) == before + value

@@ -19,8 +19,8 @@ def said(**settings: Any) -> list[tuple[str, str]]:
     [
         ({"sever": {}}, "sever", 'unknown key "sever"; did you mean "server"?'),
         ({"qqq": {}}, "qqq", 'unknown key "qqq"'),
-        ({"server": {"max_body_bytes": 1}}, "server.max_body_bytes", 'unknown key "max_body_bytes"; did you mean "max_body"?'),
-        ({"server": {"websocket": {"pings": 1}}}, "server.websocket.pings", 'unknown key "pings"; did you mean "ping"?'),
+        ({"server": {"maxbody": 1}}, "server.maxbody", 'unknown key "maxbody"; did you mean "max_body"?'),
+        ({"server": {"websocket": {"pin": 1}}}, "server.websocket.pin", 'unknown key "pin"; did you mean "ping"?'),
         ({"routes": {"a": {"replcias": []}}}, "routes.a.replcias", 'unknown key "replcias"; did you mean "replicas"?'),
         ({"defaults": {"helth": 1}}, "defaults.helth", 'unknown key "helth"; did you mean "health"?'),
         (

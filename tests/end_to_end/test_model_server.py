@@ -10,41 +10,47 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
 from websockets.asyncio.client import connect
 
 from tests.support.gateway import running_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from pydantic import BaseModel
 
+    from tests.support.gateway import RunningGateway
     from tests.support.model_server import ModelServer
 
     Ask = Callable[[AsyncOpenAI, str, str], Awaitable[Any]]
 
-pytestmark = pytest.mark.real_server
+# One event loop, as the tests share one gateway.
+pytestmark = [pytest.mark.real_server, pytest.mark.asyncio(loop_scope="module")]
 
 ENDS_BY_ITSELF = "水"  # the tiny model's answer to this one reaches its end token; the others run into the limit
 PROMPTS = ("hi", "Tell me about water", 'naïve 🌊 \u2028 "quoted" \\ back', ENDS_BY_ITSELF)
-LIMIT_TOKENS = 48
-LONG_TOKENS = 1200  # some seconds of work for the server
+NAMES = ("tiny", "gpt-tiny")  # a route and its alias
+LIMIT_TOKENS = 32
+LONG_TOKENS = 800  # some seconds of work for the server
 NEVER_ENDS: dict[str, Any] = {"max_tokens": LONG_TOKENS, "logit_bias": {"1": -100.0}}  # 1 is the end token
 AN_ANSWER_S_OWN = {"id", "item_id", "created", "created_at"}  # differ from one answer to the next, whoever gives it
 
 
-def routes(server: ModelServer) -> str:
-    """Two names for one model, which the server knows by a third: it is pinned to that, and refuses any other."""
-    return f"""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """Knows the model by `NAMES`; the server has a third name for it, is pinned to that, and refuses any other."""
+    routes = f"""
 discover: false
 routes:
   tiny:
-    model: {json.dumps(server.model)}
+    model: {json.dumps(model_server.model)}
     aliases: [gpt-tiny]
-    replicas: ["{server.url}"]
+    replicas: ["{model_server.url}"]
 """
+    async with running_gateway(routes, tmp_path_factory.mktemp("gateway")) as running:
+        yield running
 
 
 def client(root: str) -> AsyncOpenAI:
@@ -109,23 +115,17 @@ def told(chunks: list[dict[str, Any]]) -> str:
 @pytest.mark.parametrize(
     "ask", [streamed_chat, streamed_completion, streamed_response, whole_chat, whole_completion, whole_response]
 )
-async def test_the_openai_sdk_gets_what_the_server_gives(ask: Ask, model_server: ModelServer, tmp_path: Path) -> None:
-    async with (
-        running_gateway(routes(model_server), tmp_path) as gateway,
-        client(model_server.url) as direct,
-        client(gateway.url) as through,
-    ):
-        for prompt in PROMPTS:
-            expected = await ask(direct, model_server.model, prompt)
-            assert await ask(through, "tiny", prompt) == expected
-            assert await ask(through, "gpt-tiny", prompt) == expected
-
-
-async def test_a_streamed_chat_tells_the_whole_one_s_text_end_and_usage(
-    model_server: ModelServer, tmp_path: Path
+async def test_the_openai_sdk_gets_what_the_server_gives(
+    ask: Ask, model_server: ModelServer, gateway: RunningGateway
 ) -> None:
+    async with client(model_server.url) as direct, client(gateway.url) as through:
+        for name, prompt in zip(NAMES * 2, PROMPTS, strict=True):
+            assert await ask(through, name, prompt) == await ask(direct, model_server.model, prompt)
+
+
+async def test_a_streamed_chat_tells_the_whole_one_s_text_end_and_usage(gateway: RunningGateway) -> None:
     ends = set()
-    async with running_gateway(routes(model_server), tmp_path) as gateway, client(gateway.url) as sdk:
+    async with client(gateway.url) as sdk:
         for prompt in PROMPTS:
             pieces, whole = await streamed_chat(sdk, "tiny", prompt), await whole_chat(sdk, "tiny", prompt)
             assert len(pieces) > 10
@@ -136,18 +136,17 @@ async def test_a_streamed_chat_tells_the_whole_one_s_text_end_and_usage(
     assert ends == {"stop", "length"}
 
 
-async def test_answers_that_stream_side_by_side_do_not_mix(model_server: ModelServer, tmp_path: Path) -> None:
-    async with running_gateway(routes(model_server), tmp_path) as gateway, client(gateway.url) as sdk:
+async def test_answers_that_stream_side_by_side_do_not_mix(gateway: RunningGateway) -> None:
+    async with client(gateway.url) as sdk:
         alone = [await streamed_chat(sdk, "tiny", prompt) for prompt in PROMPTS]
         together = await asyncio.gather(*(streamed_chat(sdk, "tiny", prompt) for prompt in PROMPTS * 3))
     assert together == alone * 3
 
 
-async def test_a_websocket_gets_the_server_s_events_and_done(model_server: ModelServer, tmp_path: Path) -> None:
-    async with (
-        running_gateway(routes(model_server), tmp_path) as gateway,
-        connect(f"{gateway.ws_url}/v1/ws") as socket,
-    ):
+async def test_a_websocket_gets_the_server_s_events_and_done(
+    model_server: ModelServer, gateway: RunningGateway
+) -> None:
+    async with connect(f"{gateway.ws_url}/v1/ws") as socket:
         for prompt in PROMPTS:  # one after another on one socket
             await socket.send(json.dumps(chat("gpt-tiny", prompt)))
             frames = await frames_until(socket, "[DONE]")
@@ -155,11 +154,10 @@ async def test_a_websocket_gets_the_server_s_events_and_done(model_server: Model
             assert [lasting(json.loads(frame)) for frame in frames[:-1]] == expected
 
 
-async def test_a_cancelled_websocket_answer_leaves_the_socket_usable(model_server: ModelServer, tmp_path: Path) -> None:
-    async with (
-        running_gateway(routes(model_server), tmp_path) as gateway,
-        connect(f"{gateway.ws_url}/v1/ws") as socket,
-    ):
+async def test_a_cancelled_websocket_answer_leaves_the_socket_usable(
+    model_server: ModelServer, gateway: RunningGateway
+) -> None:
+    async with connect(f"{gateway.ws_url}/v1/ws") as socket:
         await socket.send(json.dumps(chat("tiny", "hi", **NEVER_ENDS)))
         for _ in range(5):
             assert "choices" in json.loads(await socket.recv())
@@ -171,9 +169,9 @@ async def test_a_cancelled_websocket_answer_leaves_the_socket_usable(model_serve
         assert [lasting(json.loads(frame)) for frame in frames[:-1]] == await server_events(model_server, "hi")
 
 
-async def test_a_client_that_leaves_frees_the_server(model_server: ModelServer, tmp_path: Path) -> None:
+async def test_a_client_that_leaves_frees_the_server(gateway: RunningGateway) -> None:
     """The server computes one answer at a time: the next one is quick only if the one left behind was given up."""
-    async with running_gateway(routes(model_server), tmp_path) as gateway, client(gateway.url) as sdk:
+    async with client(gateway.url) as sdk:
         started = time.monotonic()
         whole = await sdk.chat.completions.create(**chat("tiny", "hi", **NEVER_ENDS))
         full_s = time.monotonic() - started
@@ -187,8 +185,10 @@ async def test_a_client_that_leaves_frees_the_server(model_server: ModelServer, 
         assert time.monotonic() - started < full_s / 2
 
 
-async def test_a_refusal_of_the_server_s_own_passes_as_it_is(model_server: ModelServer, tmp_path: Path) -> None:
-    async with running_gateway(routes(model_server), tmp_path) as gateway, httpx.AsyncClient() as http:
+async def test_a_refusal_of_the_server_s_own_passes_as_it_is(
+    model_server: ModelServer, gateway: RunningGateway
+) -> None:
+    async with httpx.AsyncClient() as http:
         refused = {**chat(model_server.model, "hi"), "no_such_member": 1}
         expected = await http.post(f"{model_server.url}/v1/chat/completions", json=refused)
         answer = await http.post(f"{gateway.url}/v1/chat/completions", json={**refused, "model": "tiny"})
@@ -197,9 +197,11 @@ async def test_a_refusal_of_the_server_s_own_passes_as_it_is(model_server: Model
     assert answer.headers["x-penstock-source"] == "upstream"
 
 
-async def test_the_server_s_own_name_for_the_model_is_not_a_route(model_server: ModelServer, tmp_path: Path) -> None:
-    async with running_gateway(routes(model_server), tmp_path) as gateway, client(gateway.url) as sdk:
-        assert {model.id async for model in sdk.models.list()} == {"tiny", "gpt-tiny"}
+async def test_the_server_s_own_name_for_the_model_is_not_a_route(
+    model_server: ModelServer, gateway: RunningGateway
+) -> None:
+    async with client(gateway.url) as sdk:
+        assert {model.id async for model in sdk.models.list()} == set(NAMES)
         with pytest.raises(openai.NotFoundError) as refusal:
             await sdk.chat.completions.create(**chat(model_server.model, "hi"))
     assert refusal.value.code == "model_not_found"

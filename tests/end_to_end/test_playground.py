@@ -347,7 +347,7 @@ async def test_frames_kept_and_shown_are_bounded(browser: Browser, tmp_path: Pat
             }"""
         )
 
-        assert (shown, counted) == (400, "5,000")
+        assert (shown, counted) == (300, "5,000")
         assert length < 4100
 
 

@@ -83,6 +83,7 @@ def test_a_message_of_no_blocks_is_content_once_it_says_why() -> None:
         preamble | content_block_start | {"type":"content_block_start"}
         preamble | content_block_stop | {"type":"content_block_stop"}
         content | message_delta | {"type":"message_delta","delta":{"stop_reason":"end_turn"}}
+        content | content_block_start | {"type":"content_block_start"}
         end | message_stop | {"type":"message_stop"}
         """,
     )

@@ -211,6 +211,35 @@ def test_a_finish_is_seen_between_others_that_are_none() -> None:
     assert watcher.complete
 
 
+# Each differs from an ordinary event, seen just before, in one place only.
+LIKE_ORDINARY = '{"x_err":null,"choices":[{"delta":{"content":"a"},"finish_reason":null}],"x_usa":{"prompt_tokens":1}}'
+
+
+def test_an_error_is_seen_in_an_event_of_the_shape_of_others() -> None:
+    watcher = committed()
+    assert [see(watcher, LIKE_ORDINARY), see(watcher, LIKE_ORDINARY)] == [Sighting.CONTENT, Sighting.CONTENT]
+    assert see(watcher, LIKE_ORDINARY.replace('"x_err":null', '"error":true')) is Sighting.ERROR
+
+
+def test_usage_is_seen_in_an_event_of_the_shape_of_others() -> None:
+    watcher = committed()
+    assert [see(watcher, LIKE_ORDINARY), see(watcher, LIKE_ORDINARY)] == [Sighting.CONTENT, Sighting.CONTENT]
+    see(watcher, LIKE_ORDINARY.replace('"x_usa"', '"usage"'))
+    assert watcher.tokens_in == 1
+
+
+def test_a_finish_is_seen_between_the_head_and_the_tail_of_others() -> None:
+    watcher = committed()
+    assert [see(watcher, LIKE_ORDINARY), see(watcher, LIKE_ORDINARY)] == [Sighting.CONTENT, Sighting.CONTENT]
+    see(watcher, LIKE_ORDINARY.replace('"a"', '"a"},"finish_reason":"stop"},{"delta":{"content":"b"'))
+    assert watcher.complete
+
+
+def test_an_ordinary_event_named_error_is_an_error() -> None:
+    watcher = committed()
+    assert see(watcher, chunk("c"), "error") is Sighting.ERROR
+
+
 def test_a_native_finish_reason_is_none() -> None:
     watcher = committed()
     see(watcher, '{"choices":[{"delta":{"content":"a"},"native_finish_reason":"x","finish_reason":""}],"error":null}')
@@ -311,14 +340,6 @@ def test_an_error_that_says_nothing_is_none(empty: str) -> None:
     for watcher in (watch(OPENAI), committed()):
         assert see(watcher, chunk("a")[:-1] + f',"error":{empty}}}') is Sighting.CONTENT
         assert watcher.failure is None
-
-
-def test_the_first_error_counts() -> None:
-    watcher = committed()
-    see(watcher, '{"error":"first"}')
-    see(watcher, '{"error":"second"}')
-    assert watcher.failure is not None
-    assert watcher.failure.message == "first"
 
 
 # ---- malformed ----

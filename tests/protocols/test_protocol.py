@@ -44,6 +44,15 @@ def test_preamble_is_never_sighted_after_content(protocol: StreamProtocol) -> No
     assert Sighting.PREAMBLE not in later
 
 
+@every_known
+def test_the_first_error_counts(protocol: StreamProtocol) -> None:
+    watcher = watch(protocol)
+    for sentence in ("first", "second"):
+        see(watcher, f'{{"type":"error","error":{{"message":"{sentence}"}}}}', "error")
+    assert watcher.failure is not None
+    assert watcher.failure.message == "first"
+
+
 @every
 def test_bodies_are_json_that_ends_nowhere_else(protocol: StreamProtocol) -> None:
     assert json.loads(protocol.error_body(InternalError("é"), "req_1"))["error"]["message"] == "é"

@@ -180,6 +180,7 @@ def test_an_end_that_cannot_be_read_is_none() -> None:
 def test_the_terminal_error_fails_the_response_that_was_created() -> None:
     watcher = watch(RESPONSES)
     see(watcher, json.dumps(CREATED), "response.created")
+    see(watcher, '{"type":"response.output_item.added","sequence_number":1,"item":{"name":"response"}}')
     see(watcher, '{"type":"response.output_text.delta","sequence_number":41,"delta":"a"}')
     see(watcher, "not an event")
     event = terminal_event(watcher.terminal_error(UpstreamTruncated("The answer stopped.")))

@@ -8,25 +8,31 @@ OPENAI_CHAT = (
     b'data: {"id":"chatcmpl-9","object":"chat.completion.chunk","created":1754000000,"model":"gpt-test",'
     b'"choices":[{"index":0,"delta":{"content":"Water"},"finish_reason":null}]}\n\n'
     b'data: {"id":"chatcmpl-9","object":"chat.completion.chunk","created":1754000000,"model":"gpt-test",'
-    b'"choices":[{"index":0,"delta":{"content":" \xc3\xbcber data: [DONE] \\n\\n \xf0\x9f\x8c\x8a"},"finish_reason":null}]}\n\n'
+    b'"choices":[{"index":0,"delta":{"content":" \xc3\xbcber data: [DONE] \\n\\n \xf0\x9f\x8c\x8a"},'
+    b'"finish_reason":null}]}\n\n'
     b'data: {"id":"chatcmpl-9","object":"chat.completion.chunk","created":1754000000,"model":"gpt-test",'
     b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     b"data: [DONE]\n\n"
 )
 
 COMPLETIONS = (
-    b'data: {"id":"cmpl-1","object":"text_completion","model":"base","choices":[{"index":0,"text":"once","finish_reason":null}]}\n\n'
-    b'data: {"id":"cmpl-1","object":"text_completion","model":"base","choices":[{"index":0,"text":" more","finish_reason":"length"}]}\n\n'
+    b'data: {"id":"cmpl-1","object":"text_completion","model":"base","choices":[{"index":0,"text":"once",'
+    b'"finish_reason":null}]}\n\n'
+    b'data: {"id":"cmpl-1","object":"text_completion","model":"base","choices":[{"index":0,"text":" more",'
+    b'"finish_reason":"length"}]}\n\n'
     b"data: [DONE]\n\n"
 )
 
 RESPONSES = (
     b"event: response.created\n"
-    b'data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","status":"in_progress","output":[]}}\n\n'
+    b'data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","status":"in_progress",'
+    b'"output":[]}}\n\n'
     b"event: response.output_text.delta\n"
-    b'data: {"type":"response.output_text.delta","sequence_number":1,"item_id":"msg_1","output_index":0,"delta":"Hi"}\n\n'
+    b'data: {"type":"response.output_text.delta","sequence_number":1,"item_id":"msg_1","output_index":0,'
+    b'"delta":"Hi"}\n\n'
     b"event: response.output_text.delta\n"
-    b'data: {"type":"response.output_text.delta","sequence_number":2,"item_id":"msg_1","output_index":0,"delta":" you"}\n\n'
+    b'data: {"type":"response.output_text.delta","sequence_number":2,"item_id":"msg_1","output_index":0,'
+    b'"delta":" you"}\n\n'
     b"event: response.completed\n"
     b'data: {"type":"response.completed","sequence_number":3,"response":{"id":"resp_1","status":"completed",'
     b'"usage":{"input_tokens":3,"output_tokens":2,"total_tokens":5}}}\n\n'
@@ -34,7 +40,8 @@ RESPONSES = (
 
 ANTHROPIC = (
     b"event: message_start\n"
-    b'data: {"type":"message_start","message":{"id":"msg_01","role":"assistant","content":[],"usage":{"input_tokens":7}}}\n\n'
+    b'data: {"type":"message_start","message":{"id":"msg_01","role":"assistant","content":[],'
+    b'"usage":{"input_tokens":7}}}\n\n'
     b"event: content_block_start\n"
     b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
     b"event: ping\n"
@@ -60,10 +67,13 @@ VLLM_WITH_USAGE = (
 )
 
 TRANSFORMERS_SERVE = (  # a doubled blank line, and no end marker
-    b'data: {"id":"r1","object":"chat.completion.chunk","model":"tiny@main","choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n\n'
-    b'data: {"id":"r1","object":"chat.completion.chunk","model":"tiny@main","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n\n'
+    b'data: {"id":"r1","object":"chat.completion.chunk","model":"tiny@main","choices":[{"index":0,'
+    b'"delta":{"role":"assistant"}}]}\n\n\n'
+    b'data: {"id":"r1","object":"chat.completion.chunk","model":"tiny@main","choices":[{"index":0,'
+    b'"delta":{"content":"x"}}]}\n\n\n'
     b'data: {"id":"r1","object":"chat.completion.chunk","model":"tiny@main",'
-    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}\n\n\n'
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,'
+    b'"completion_tokens":1}}\n\n\n'
 )
 
 OPENROUTER = (
@@ -79,10 +89,13 @@ OPENROUTER = (
 
 LLAMA_CPP = (
     b":\n\n"
-    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"model":"q","object":"chat.completion.chunk"}\n\n'
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],'
+    b'"model":"q","object":"chat.completion.chunk"}\n\n'
     b":\n\n"
-    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\xe2\x80\xa8\xc2\x85"}}],"model":"q","object":"chat.completion.chunk"}\n\n'
-    b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"model":"q","timings":{"predicted_n":2,"predicted_ms":40.1}}\n\n'
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\xe2\x80\xa8\xc2\x85"}}],'
+    b'"model":"q","object":"chat.completion.chunk"}\n\n'
+    b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"model":"q","timings":{"predicted_n":2,'
+    b'"predicted_ms":40.1}}\n\n'
     b"data: [DONE]\n\n"
 )
 

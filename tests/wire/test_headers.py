@@ -202,10 +202,8 @@ def test_request_head_gives_back_the_bytes_a_value_came_as(raw: str) -> None:
     assert request_head("GET", "/", [("X-A", raw)]) == b"GET / HTTP/1.1\r\nX-A: " + value + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("bad", [*map(chr, range(0x20)), "\x7f", "\r\n"])
+@pytest.mark.parametrize("bad", [*map(chr, {*range(0x20)} - {ord("\t")}), "\x7f", "\r\n"])
 def test_request_head_refuses_control_characters_in_a_value(bad: str) -> None:
-    if bad == "\t":
-        return
     for value in (f"a{bad}b", f"{bad}", f"ü{bad}Evil: 1"):
         with pytest.raises(ValueError, match="control character"):
             request_head("GET", "/", [("A", "1"), ("X-A", value)])

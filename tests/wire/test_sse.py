@@ -19,7 +19,8 @@ X = b"x" * 2048
 
 STANDARD_CASES = [
     (
-        b"data:\0\ndata:  2\rData:1\ndata\0:2\ndata:1\r\0data:4\nda-ta:3\rdata_5\ndata:3\rdata:\r\n data:32\ndata:4\n\n",
+        b"data:\0\ndata:  2\rData:1\ndata\0:2\ndata:1\r\0data:4\nda-ta:3\r"
+        b"data_5\ndata:3\rdata:\r\n data:32\ndata:4\n\n",
         [b"\0\n 2\n1\n3\n\n4"],
     ),
     (b"data:\n\ndata\ndata\n\ndata:test\n\n", [b"", b"\n", b"test"]),
@@ -243,10 +244,10 @@ def test_an_event_of_the_limit_passes_and_one_byte_more_is_refused(end: bytes, s
 @pytest.mark.parametrize("endless", [b"x", b"data: x\n", b": ping\n\n", b"\r\n", b"event: ping\n\n"])
 def test_input_that_never_dispatches_is_refused_at_the_limit(endless: bytes) -> None:
     parser = Parser(1000)
+    for _ in range(1000 // len(endless)):
+        assert parser.feed(endless) == []
     with pytest.raises(EventTooLarge):
-        for _ in range(1001):
-            assert parser.feed(endless) == []
-            assert len(parser.pending) <= 1000
+        parser.feed(endless)
 
 
 def test_events_before_one_that_is_too_large_are_not_lost() -> None:

@@ -1,7 +1,7 @@
 // The raw frames, both ways, with the time since the exchange began: filtered, and bounded in memory and on the page.
 
 const KEPT = 2_000;
-const SHOWN = 400;
+const SHOWN = 300;
 const CHARACTERS_KEPT = 4_000; // of one frame; the rest is counted, not kept
 
 const NEWS = /"delta"|"usage": ?\{/; // where a chunk begins to differ from the one before

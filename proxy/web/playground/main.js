@@ -14,6 +14,7 @@ import { wireTheme } from "./theme.js";
 import { Transcript } from "./transcript.js";
 
 const MODEL_PLACE = "penstock.model";
+const INSTRUMENTS_MS = 100; // ten readings a second: calm to look at, and most of a frame's drawing is saved
 const byId = (id) => document.getElementById(id);
 
 let conversation = new Conversation();
@@ -44,7 +45,7 @@ const gateway = new Gateway(socketUrl(), {
  *            running: boolean, kept: boolean}} Exchange
  */
 let current = /** @type {Exchange|null} */ (null); // under way, or the last one
-let painting = 0;
+let painting = 0, measured = 0;
 
 function ask(prompt) {
   const { tuning } = composer;
@@ -97,12 +98,16 @@ function paintSoon() {
 
 function paint() {
   painting = 0;
-  frames.paint();
-  if (!current) return;
-  current.answer.paint();
-  gauges.show(current.meter, performance.now());
+  const now = performance.now();
+  const running = current?.running ?? false;
+  current?.answer.paint();
   transcript.follow();
-  if (current.running) paintSoon();
+  if (!running || now - measured >= INSTRUMENTS_MS) {
+    measured = now;
+    frames.paint();
+    if (current) gauges.show(current.meter, now);
+  }
+  if (running) paintSoon();
 }
 
 /** Whether the gateway takes this page's key; its models are shown on the way. */

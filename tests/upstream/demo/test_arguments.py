@@ -1,8 +1,9 @@
 import json
+import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.upstream.demo.arguments import Material, arguments_for
@@ -27,6 +28,7 @@ def filled(prompt: str, schema: dict[str, Any], *, root: dict[str, Any] | None =
         ({"type": ["null", "integer"]}, 1),
         ({"type": "integer", "minimum": 5}, 5),
         ({"type": "number", "maximum": 0.5}, 0.5),
+        ({"type": "integer", "minimum": math.inf}, 1),
         ({"type": "array", "items": {"type": "boolean"}, "minItems": 2}, [True, True]),
         ({"type": "object", "properties": {"a": {"type": "integer"}, "b": {}}, "required": ["a"]}, {"a": 1}),
         ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, True),
@@ -92,6 +94,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.text(max_size=60))
 def test_no_schema_however_wrong_is_too_much(schema: Any, prompt: str) -> None:
     root = {"properties": {"a": schema}, "required": ["a"]}

@@ -99,7 +99,8 @@ def test_once_the_tools_have_answered_the_model_speaks_of_what_they_said(content
 
 
 def test_notes_between_the_users_words_are_not_what_the_user_said() -> None:
-    blocks = [{"type": "text", "text": text} for text in ("<system-reminder>get_weather!</system-reminder>", PROMPT)]
+    note = "<system-reminder>get_weather!</system-reminder>"
+    blocks = [{"type": "text", "text": text} for text in (note, PROMPT, note)]
     assert f"“{PROMPT}”" in said({**ASKED, "tools": TOOLS, "messages": [{"role": "user", "content": blocks}]})
 
 

@@ -269,6 +269,7 @@ def test_a_connection_that_is_left_ends_in_the_loops_next_turn_and_only_once(
     leave(transport)
     assert transport.is_closing()
     assert protocol.lost == []
+    assert len(loop.pending()) == 1  # the news of it, and no timer
     heard = len(protocol.told)
     loop.advance(10)
     assert protocol.lost == [None]
@@ -281,7 +282,7 @@ def test_a_connection_that_is_left_ends_in_the_loops_next_turn_and_only_once(
 def test_closing_inside_data_received_is_the_end_of_it() -> None:
     loop, transport, protocol = connected()
     protocol.on_data = lambda data: transport.close()
-    transport.write(chat())
+    transport.write(chat() + HEALTH)
     loop.advance(10)
     assert len(protocol.reads) == 1
     assert protocol.lost == [None]
