@@ -1,4 +1,7 @@
-"""The command: `penstock serve`, `check`, `schema`. Exit codes: 0 done, 1 failed, 2 bad usage or file, 130 interrupted."""
+"""The command: `penstock serve`, `check`, `schema`.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or file, 130 interrupted.
+"""
 
 from __future__ import annotations
 

@@ -114,6 +114,7 @@ def test_the_body_is_not_in_its_repr() -> None:
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     error = refusal(raw)
     assert (error.status, error.code, error.param) == (400, "invalid_json", None)
+    assert error.__suppress_context__  # which would show where, and what byte
 
 
 @pytest.mark.parametrize(

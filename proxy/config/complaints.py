@@ -1,6 +1,6 @@
 """What is wrong with a file and where: findings while it is read, complaints for the operator.
 
-No message repeats a value, whether of the file or of a variable: it may be a secret. Only names (of routes, tools, keys)
+No message repeats a value, whether of the file or of a variable: it may be a secret. Names of routes, tools and keys do
 appear.
 """
 

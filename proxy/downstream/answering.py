@@ -20,6 +20,11 @@ STREAM_HEADERS = (
     ("X-Accel-Buffering", "no"),
 )
 
+CLOSING_CODES = frozenset(
+    {"draining", "upgrade_required", "invalid_request", "body_too_large", "unsupported_encoding", "request_timeout"}
+)
+"""After these the connection is closed: what follows on it may be the rest of a body as well as another request."""
+
 
 def error_response(error: GatewayError, path: str, record: RequestRecord) -> web.Response:
     """The gateway's own error as a whole answer, worded in the protocol of `path`."""
@@ -31,7 +36,7 @@ def error_response(error: GatewayError, path: str, record: RequestRecord) -> web
     )
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(ceil(error.retry_after_s))
-    if error.code in ("draining", "upgrade_required", "body_too_large", "unsupported_encoding", "request_timeout"):
+    if error.code in CLOSING_CODES:
         response.force_close()
     return response
 

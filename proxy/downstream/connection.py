@@ -1,5 +1,5 @@
-"""A client's TCP connection: aiohttp's, with our words for what cannot be parsed, deadlines for a request's head and for
-a reader that has stopped, and a word to whoever waits for a slow one."""
+"""A client's TCP connection: aiohttp's, with our words for what cannot be parsed, deadlines for a request's head and
+for a reader that has stopped, and a word to whoever waits for a slow one."""
 
 from __future__ import annotations
 
@@ -98,7 +98,12 @@ class ClientConnection(RequestHandler):
             status=error.status,
             body=OPENAI.error_body(error, request_id),
             content_type="application/json",
-            headers={"x-request-id": request_id, "x-penstock-source": "gateway", "Server": "penstock"},
+            headers={
+                "Connection": "close",  # said out loud: aiohttp answers as HTTP/1.0 what it could not parse
+                "Server": "penstock",
+                "x-request-id": request_id,
+                "x-penstock-source": "gateway",
+            },
         )
         response.force_close()
         return response

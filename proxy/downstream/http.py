@@ -139,7 +139,8 @@ class _Turn:
         if begun is None and answer.body is not None:
             return whole_response(answer, self.proxied.path, self.record)
         if begun is not None and not answer.events:
-            self.record.finish(end_state_of(answer.status), asyncio.get_running_loop().time())
+            if answer.failure is None and answer.status >= 400:
+                self.record.finish(end_state_of(answer.status), asyncio.get_running_loop().time())
             return self.fail(begun, _in_stream(answer))
         streamed = begun or self.streamed(answer)
         try:

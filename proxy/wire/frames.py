@@ -12,6 +12,7 @@ _TEXT = 0x81  # FIN and opcode
 _CLOSE = 0x88
 _PING = 0x89
 _MAX_CONTROL_BYTES = 125
+_LF, _CR = b"\n\r"
 _short = Struct("!BB").pack
 _medium = Struct("!BBH").pack
 _long = Struct("!BBQ").pack
@@ -49,7 +50,7 @@ def ping_frame(payload: bytes = b"") -> bytes:
 
 def one_line(data: bytes) -> bytes:
     """`data` with each line end (LF, CR, CRLF) as one space; the same object when there is none."""
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:  # numbers: half the price of bytes in CPython 3.11
         return data.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
     return data
 

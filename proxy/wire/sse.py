@@ -268,15 +268,15 @@ def encode(data: bytes, type: bytes = b"", id: bytes | None = None) -> bytes:
         head = b"id: " + _one_line(id) + b"\n"
     if type:
         head += b"event: " + _one_line(type) + b"\n"
-    if b"\r" in data:
+    if _CR in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if b"\n" in data:
+    if _LF in data:
         data = data.replace(b"\n", b"\ndata: ")
     return head + b"data: " + data + b"\n\n"
 
 
 def _one_line(value: bytes) -> bytes:
-    if b"\n" in value or b"\r" in value or b"\0" in value:
+    if _LF in value or _CR in value or 0 in value:
         raise ValueError("an event's type and id are one line each, without NUL")
     return value
 

@@ -179,13 +179,10 @@ def test_directory_gets_one_clear_complaint(tmp_path: Path) -> None:
         load(tmp_path, {})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_file_without_permission_gets_one_clear_complaint(tmp_path: Path) -> None:
-    path = tmp_path / "routes.yaml"
-    path.write_text("routes:")
-    path.chmod(0)
-    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-        load(path, {})
+def test_file_that_cannot_be_opened_gets_the_system_s_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("routes:")
+    with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
+        load(tmp_path / "file" / "routes.yaml", {})
 
 
 def test_path_that_no_system_can_have_gets_one_clear_complaint(tmp_path: Path) -> None:

@@ -13,6 +13,19 @@ import pytest_asyncio
 
 from tests.support.browser import DESK, PHONE, WatchedPage, running_browser, watched_page
 from tests.support.gateway import running_gateway
+from tests.support.upstream import (
+    DONE,
+    LAST_CHUNK,
+    OK_EVENTS,
+    ROLE,
+    STOP,
+    Peer,
+    ScriptedUpstream,
+    answering,
+    chunk,
+    content,
+    scripted_upstream,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +43,7 @@ routes:
   refused: http://127.0.0.1:9
 """
 
+FRAME_DRAWN: Final = "new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 # Notes each length of the last answer's text as it changes, once per change of the document.
 WATCH_GROWTH: Final = """() => {
   window.lengths = [];
@@ -45,6 +59,10 @@ async def browser() -> AsyncIterator[Browser]:
     """One Chromium for all journeys; each has a page, and a gateway, of its own."""
     async with running_browser() as browser:
         yield browser
+
+
+def one_route(upstream: ScriptedUpstream) -> str:
+    return f"routes:\n  scripted: {{replicas: ['{upstream.url}'], health: none}}\n"
 
 
 async def opened(watched: WatchedPage, url: str) -> None:
@@ -67,35 +85,6 @@ async def ended(watched: WatchedPage) -> str:
 
 async def gauge(watched: WatchedPage, name: str) -> float:
     return float((await watched.page.locator(f"[data-gauge={name}] output").inner_text()).replace(",", ""))
-
-
-class EndlessUpstream:
-    """A model server that streams one answer for ever, and notes when its connection is lost."""
-
-    def __init__(self) -> None:
-        self.started = asyncio.Event()
-        self.lost = asyncio.Event()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        words = {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "on "}}]}
-        event = f"data: {json.dumps(words)}\n\n".encode()
-        left = asyncio.ensure_future(self._left(reader))
-        self.started.set()
-        while not left.done():
-            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
-            await asyncio.wait([left], timeout=0.01)
-        self.lost.set()
-        writer.transport.abort()
-
-    async def _left(self, reader: asyncio.StreamReader) -> None:
-        """Reads the request's body and then nothing, until the gateway closes."""
-        try:
-            while await reader.read(65536):
-                pass
-        except ConnectionError:
-            pass
 
 
 class Cable:
@@ -224,26 +213,91 @@ async def test_again_asks_the_last_prompt_in_place_of_its_answer(browser: Browse
 async def test_stopping_closes_the_upstream_connection_within_a_second(
     browser: Browser, tmp_path: Path, way: str
 ) -> None:
-    upstream = EndlessUpstream()
-    async with await asyncio.start_server(upstream.answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        routes = f"routes:\n  endless: {{replicas: ['http://127.0.0.1:{port}'], health: none}}\n"
-        async with playground(browser, tmp_path, routes) as watched:
-            await ask(watched, "endless", "Go on")
-            await asyncio.wait_for(upstream.started.wait(), 10)
-            await watched.page.get_by_text("on on on on").wait_for()
-            assert not upstream.lost.is_set()
+    lost = asyncio.Event()
 
-            if way == "Stop":
-                await watched.page.get_by_role("button", name="Stop").click()
-            else:
-                await watched.page.keyboard.press("Escape")
-            await asyncio.wait_for(upstream.lost.wait(), 1)
+    async def go_on(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK_EVENTS)
+        closed = asyncio.ensure_future(peer.closed())
+        try:
+            while not closed.done():
+                await peer.send(chunk(content("on ")))
+                await asyncio.wait([closed], timeout=0.01)
+        finally:
+            lost.set()
 
-            assert await ended(watched) == "stopped"
-            assert watched.sent[-1] == watched.received[-1] == '{"type":"cancel"}'
-            assert await watched.page.get_by_role("button", name="Send").is_enabled()
-            assert watched.complaints == []
+    async with scripted_upstream(go_on) as upstream, playground(browser, tmp_path, one_route(upstream)) as watched:
+        await ask(watched, "scripted", "Go on")
+        await watched.page.get_by_text("on on on on").wait_for()
+        assert not lost.is_set()
+
+        if way == "Stop":
+            await watched.page.get_by_role("button", name="Stop").click()
+        else:
+            await watched.page.keyboard.press("Escape")
+        await asyncio.wait_for(lost.wait(), 1)
+
+        assert await ended(watched) == "stopped"
+        assert watched.sent[-1] == watched.received[-1] == '{"type":"cancel"}'
+        assert await watched.page.get_by_role("button", name="Send").is_enabled()
+        assert watched.complaints == []
+
+
+async def test_reasoning_stands_apart_and_is_not_sent_along(browser: Browser, tmp_path: Path) -> None:
+    thought = content("").replace(b'"content":""', b'"reasoning_content":"Let me *think*."')
+    answer = OK_EVENTS + b"".join(chunk(piece) for piece in (ROLE, thought, content("Forty-two."), STOP, DONE))
+    script = answering(answer + LAST_CHUNK)
+    async with scripted_upstream(script) as upstream, playground(browser, tmp_path, one_route(upstream)) as watched:
+        await ask(watched, "scripted", "What is it?")
+        assert await ended(watched) == "stop"
+        assert await watched.page.locator(".reasoning p").inner_text() == "Let me *think*."
+        assert await watched.page.locator(".answer-text").inner_text() == "Forty-two."
+        assert await watched.page.locator("[data-gauge=tokens] dd").inner_text() == "2 deltas"
+
+        await ask(watched, "scripted", "Sure?")
+        await watched.page.locator(".turn").nth(1).wait_for()
+        assert await ended(watched) == "stop"
+        assert json.loads(watched.sent[1])["messages"][1] == {"role": "assistant", "content": "Forty-two."}
+
+
+async def test_tool_calls_are_shown_with_their_whole_arguments(browser: Browser, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"reservoir": {"type": "string"}}, "required": ["reservoir"]}
+    tool = {"type": "function", "function": {"name": "water_level", "parameters": schema}}
+    async with playground(browser, tmp_path) as watched:
+        await watched.page.locator("#tuning summary").click()
+        await watched.page.get_by_label("More members").fill(json.dumps({"tools": [tool]}))
+        await ask(watched, "measured", "Please use the tool water_level.")
+
+        assert await ended(watched) == "tool_calls"
+        assert await watched.page.locator(".tool-call b").inner_text() == "water_level"
+        arguments = json.loads(await watched.page.locator(".tool-call code").inner_text())
+        assert set(arguments) == {"reservoir"}
+
+
+async def test_settings_that_make_no_sense_are_not_sent(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
+        await watched.page.locator("#tuning summary").click()
+        await watched.page.get_by_label("More members").fill("[1]")
+        await ask(watched, "measured", "Kept")
+
+        await watched.page.get_by_text("More members must be a JSON object.").wait_for()
+        assert watched.sent == []
+        assert await watched.page.get_by_label("Prompt", exact=True).input_value() == "Kept"
+
+
+async def test_new_conversation_forgets_the_turns_even_while_one_runs(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
+        await ask(watched, "long", "Go on")
+        await watched.page.locator(".answer-text p").wait_for()
+        await watched.page.get_by_role("button", name="New").click()
+        await watched.page.get_by_text("Open the gate").wait_for()
+        await watched.page.get_by_role("button", name="Send").wait_for()
+        await ask(watched, "measured", "Fresh")
+
+        assert await ended(watched) == "stop"
+        assert await watched.page.locator(".turn").count() == 1
+        assert json.loads(watched.sent[-1])["messages"] == [{"role": "user", "content": "Fresh"}]
+        assert watched.complaints == []
 
 
 async def test_stopped_socket_serves_the_next_prompt(browser: Browser, tmp_path: Path) -> None:
@@ -277,7 +331,8 @@ async def test_unknown_key_is_asked_for_and_the_right_one_connects(browser: Brow
         await dialog.wait_for()
         await dialog.get_by_label("Key").fill("sk-wrong")
         await watched.page.keyboard.press("Enter")
-        await watched.page.locator("#key-reason:not(:empty)").wait_for()
+        await watched.page.get_by_text("does not know").wait_for()
+        assert await watched.page.locator("#key-reason").inner_text() == "The gateway does not know this key."
         assert await watched.page.locator("[data-state=refused]").is_visible()
         assert "401" in await watched.page.locator("#notice").inner_text()
         await watched.keep_picture("playground-key")
@@ -335,20 +390,39 @@ async def test_frames_show_both_ways_and_can_be_filtered(browser: Browser, tmp_p
 
 async def test_frames_kept_and_shown_are_bounded(browser: Browser, tmp_path: Path) -> None:
     async with playground(browser, tmp_path) as watched:
-        shown, counted, length = await watched.page.evaluate(
+        live, settled, count, length = await watched.page.evaluate(
             """async () => {
                 const { Frames } = await import("/playground/frames.js");
                 const frames = new Frames(document);
-                for (let at = 0; at < 5000; at++) frames.add("in", `frame ${at} ` + "x".repeat(9000), at);
-                frames.paint();
                 const rows = document.getElementById("frame-rows");
+                for (let at = 0; at < 5000; at++) frames.add("in", `frame ${at} ` + "x".repeat(9000), at);
+                frames.paint(true);
+                const live = rows.childElementCount;
+                frames.paint(false);
                 const count = document.getElementById("frame-count").value;
-                return [rows.childElementCount, count, rows.lastElementChild.textContent.length];
+                return [live, rows.childElementCount, count, rows.lastElementChild.textContent.length];
             }"""
         )
 
-        assert (shown, counted) == (300, "5,000")
+        assert (live, settled, count) == (80, 600, "5,000")
         assert length < 4100
+
+
+async def test_frames_hold_still_while_the_reader_looks_back(browser: Browser, tmp_path: Path) -> None:
+    async with playground(browser, tmp_path) as watched:
+        rows = watched.page.locator("#frame-rows li")
+        await ask(watched, "measured", "Many frames, please")
+        await ended(watched)
+        await watched.page.locator("#frame-rows").evaluate("rows => rows.scrollTo(0, 0)")
+        await watched.page.evaluate(FRAME_DRAWN)
+        before = await rows.count()
+        await ask(watched, "measured", "Many more")
+        await ended(watched)
+        assert await rows.count() == before
+
+        await watched.page.locator("#frame-rows").evaluate("rows => rows.scrollTo(0, rows.scrollHeight)")
+        await watched.page.evaluate(FRAME_DRAWN)
+        assert await rows.count() == len(watched.sent) + len(watched.received) + 1
 
 
 async def test_keyboard_reaches_the_prompt_and_breaks_lines(browser: Browser, tmp_path: Path) -> None:

@@ -99,12 +99,14 @@ class Line:
 
 
 class Answered:
-    """A connection's receiver that keeps what it is given; `ends` has one entry a call that ends the answer."""
+    """A connection's receiver that keeps what it is given; `ends` has one entry a call that ends the answer, and `over`
+    is set by it."""
 
     def __init__(self) -> None:
         self.head: AnswerHead | None = None
         self.body = b""
         self.ends: list[UpstreamError | None] = []
+        self.over = asyncio.Event()
 
     def head_received(self, head: AnswerHead) -> None:
         assert self.head is None
@@ -119,9 +121,11 @@ class Answered:
 
     def answer_ended(self) -> None:
         self.ends.append(None)
+        self.over.set()
 
     def answer_broken(self, error: UpstreamError) -> None:
         self.ends.append(error)
+        self.over.set()
 
 
 class Heard:

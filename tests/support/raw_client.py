@@ -27,17 +27,20 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
-        self._parser = h11.Connection(h11.CLIENT)
+        self._unread = b""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self) -> RawAnswer:
-        """The next answer, to its end (or to the connection's)."""
+    async def answer(self, method: str = "POST") -> RawAnswer:
+        """The next answer, to its end (or to the connection's); `method` is what was asked with."""
         parser = h11.Connection(h11.CLIENT)
-        parser.send(h11.Request(method="POST", target="/", headers=[("Host", "h"), ("Content-Length", "0")]))
+        parser.send(h11.Request(method=method, target="/", headers=[("Host", "h"), ("Content-Length", "0")]))
         parser.send(h11.EndOfMessage())
+        if self._unread:
+            parser.receive_data(self._unread)
+            self._unread = b""
         answer = RawAnswer(0, {}, b"", whole=False)
         async with asyncio.timeout(PATIENCE_S):
             while True:
@@ -54,9 +57,18 @@ class RawClient:
                     answer.body += bytes(event.data)
                 elif isinstance(event, h11.EndOfMessage):
                     answer.whole = True
+                    self._unread = parser.trailing_data[0]
                     return answer
                 elif isinstance(event, h11.ConnectionClosed):
                     return answer
+
+    async def rest(self) -> bytes:
+        """What still comes until the gateway closes the connection."""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                return self._unread + await self.reader.read()
+            except ConnectionError:
+                return self._unread
 
     def leave(self, *, reset: bool = False) -> None:
         """Close the socket: with FIN, or with RST."""
@@ -75,6 +87,18 @@ def post(path: str, body: object, *headers: str) -> bytes:
 
 def chat(model: str = "m", **members: object) -> dict[str, object]:
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True, **members}
+
+
+def get(path: str, *headers: str, method: str = "GET") -> bytes:
+    """A request without a body."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
+
+
+async def ask(port: int, request: bytes, method: str = "POST") -> RawAnswer:
+    """The answer to exactly these bytes, on a connection of their own."""
+    async with raw_client(port) as client:
+        await client.send(request)
+        return await client.answer(method)
 
 
 @asynccontextmanager

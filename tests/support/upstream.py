@@ -126,8 +126,8 @@ async def scripted_upstream(script: Script) -> AsyncIterator[ScriptedUpstream]:
         tasks.add(task)
         try:
             await script(Peer(reader, writer, upstream))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the gateway has gone
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the gateway has gone, or the test is over
         finally:
             tasks.discard(task)
             writer.close()

@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
 from proxy.upstream.connection import FINISH_WITHIN_S, MAX_HEAD_BYTES, MAX_HEADERS, AnswerHead, UpstreamConnection
 from tests.support.memory_line import Answered, Clock, Line, cuts, turns
-from tests.support.upstream import Peer, answer, chunk, scripted_upstream
+from tests.support.upstream import Peer, Script, answer, chunk, scripted_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -519,17 +519,17 @@ async def test_a_receiver_that_fails_loses_its_connection_and_hears_of_it_once()
         connection.send(REQUEST, answered)
         await lost.wait()
         assert [type(error) for error in answered.ends] == [UpstreamTruncated]
-    assert [type(context["exception"]) for context in caught] == [LookupError]
+        assert [type(context["exception"]) for context in caught] == [LookupError]
 
 
 # ---- over a socket ----
 
 
 @asynccontextmanager
-async def connected(script: object) -> AsyncIterator[tuple[UpstreamConnection, asyncio.Event]]:
+async def connected(script: Script) -> AsyncIterator[tuple[UpstreamConnection, asyncio.Event]]:
     """A connection to a scripted upstream, and the event of its loss."""
     lost = asyncio.Event()
-    async with scripted_upstream(script) as upstream:  # type: ignore[arg-type]
+    async with scripted_upstream(script) as upstream:
         host, port = upstream.url.removeprefix("http://").split(":")
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: UpstreamConnection(lambda _: None, lambda _: lost.set()), host, int(port)
@@ -539,22 +539,6 @@ async def connected(script: object) -> AsyncIterator[tuple[UpstreamConnection, a
         finally:
             connection.close()
             await lost.wait()
-
-
-class Awaited(Answered):
-    """Also tells when the answer is over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.over = asyncio.Event()
-
-    def answer_ended(self) -> None:
-        super().answer_ended()
-        self.over.set()
-
-    def answer_broken(self, error: UpstreamError) -> None:
-        super().answer_broken(error)
-        self.over.set()
 
 
 async def test_answers_over_a_socket_are_kept_alive() -> None:
@@ -569,7 +553,7 @@ async def test_answers_over_a_socket_are_kept_alive() -> None:
     async with connected(script) as (connection, lost):
         seen = []
         for _ in range(3):
-            awaited = Awaited()
+            awaited = Answered()
             connection.send(REQUEST, awaited)
             await awaited.over.wait()
             assert awaited.head is not None
@@ -585,7 +569,7 @@ async def test_a_reset_over_a_socket_is_a_loss() -> None:
         peer.reset()
 
     async with connected(script) as (connection, lost):
-        awaited = Awaited()
+        awaited = Answered()
         connection.send(REQUEST, awaited)
         await lost.wait()
         assert [type(error) for error in awaited.ends] == [UpstreamTruncated]

@@ -155,6 +155,24 @@ def test_any_stream_after_a_first_event_gives_what_the_reference_gives(stream: b
     check(stream, [stream[i : i + 1] for i in range(len(stream))])
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        *(b"data: {}\n\n", b"data: a\n\ndata: b\n\n", b"data: a\ndata: b\n\ndata: c\n\n", b"data: a\n\n\ndata: b\n\n"),
+        *(
+            b"event: x\ndata: {}\n\n",
+            b"event: x\nid: 3\ndata: {}\n\n",
+            b"event: x\ndata: {}\nid: 3\n\n",
+            b"event: x\n\n",
+        ),
+        *(b"event: x\ndata: 1\ndata: 2\n\n", b"event: x\n\ndata: {}\n\n", b"data: \n\n", b"data: a\nevent: x\n\n"),
+        *(b"data: a\rdata: b\n\n", b"event: x\rdata: a\ndata: b\n\n", b"data: a\n: c\n\n", b"data: a\n\n: c\n\n"),
+    ],
+)
+def test_whole_blocks_in_reads_of_their_own_give_what_the_reference_gives(block: bytes) -> None:
+    check(b"data: first\n\n" + block * 3, [b"data: first\n\n", block, block, block])
+
+
 def test_a_read_of_one_event_is_its_raw_and_its_wire_without_a_copy() -> None:
     parser = Parser(LIMIT)
     parser.feed(b"data: {}\n\n")
@@ -256,6 +274,16 @@ def test_events_before_one_that_is_too_large_are_not_lost() -> None:
     with pytest.raises(EventTooLarge) as refused:
         parser.feed(b"data: b\n\nevent: c\ndata: d\n\ndata: " + b"x" * 200 + b"\n\n")
     assert seen(refused.value.events) == [(b"b", b"", None), (b"d", b"c", None)]
+
+
+@pytest.mark.parametrize("line", [b"data: ", b"event: x\ndata: "])
+def test_an_event_in_a_read_of_its_own_is_refused_over_the_limit(line: bytes) -> None:
+    parser = Parser(100)
+    parser.feed(b"data: a\n\n")
+    exact = line + b"x" * (98 - len(line)) + b"\n\n"
+    assert len(parser.feed(exact)) == 1
+    with pytest.raises(EventTooLarge):
+        parser.feed(b"".join([exact[:-2], b"x\n\n"]))
 
 
 def test_ten_megabytes_in_small_reads_take_linear_time_and_little_memory() -> None:

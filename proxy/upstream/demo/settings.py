@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
-from proxy.config.units import parse_duration
+from proxy.config.units import parse_count, parse_duration
 
-MOST_TOKENS = 100_000
+MOST_TOKENS = 1_000_000
 KEYS = ("tokens", "interval", "first")
 
 
@@ -41,9 +41,13 @@ class DemoSettings:
 
 
 def _tokens(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MOST_TOKENS):
-        raise ValueError(f"tokens in demo:// is a whole number from 1 to {MOST_TOKENS}")
-    return int(text)
+    try:
+        tokens = parse_count(text)
+    except ValueError as exc:
+        raise ValueError(f"tokens in demo:// {exc}") from exc
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise ValueError(f"tokens in demo:// must be from 1 to {MOST_TOKENS}")
+    return tokens
 
 
 def _seconds(key: str, text: str) -> float:

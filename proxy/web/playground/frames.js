@@ -1,7 +1,9 @@
 // The raw frames, both ways, with the time since the exchange began: filtered, and bounded in memory and on the page.
 
 const KEPT = 2_000;
-const SHOWN = 300;
+const SHOWN = 240;
+const SHOWN_LIVE = 80; // while they pour in: at 300 rows a drawing took 26 ms, at 80 it takes 7
+const NEAR_END_PX = 24;
 const CHARACTERS_KEPT = 4_000; // of one frame; the rest is counted, not kept
 
 const NEWS = /"delta"|"usage": ?\{/; // where a chunk begins to differ from the one before
@@ -13,6 +15,8 @@ export class Frames {
   #kept = /** @type {Frame[]} */ ([]);
   #fresh = /** @type {Frame[]} */ ([]); // came since the last paint
   #seen = 0;
+  #live = false;
+  #follows = true; // else the reader scrolled up, and the rows hold still
   #origin = performance.now();
   #panel; #rows; #count; #filter; #way;
 
@@ -23,6 +27,7 @@ export class Frames {
     this.#filter = page.getElementById("frame-filter");
     this.#way = page.getElementById("frame-direction");
     const wrap = page.getElementById("frame-wrap");
+    this.#rows.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#filter.addEventListener("input", () => this.#again());
     this.#way.addEventListener("change", () => this.#again());
     this.#panel.addEventListener("toggle", () => this.#again());
@@ -44,13 +49,17 @@ export class Frames {
     if (this.#fresh.length > SHOWN * 2) this.#fresh.splice(0, this.#fresh.length - SHOWN);
   }
 
-  /** Draws what came since the last time. Costs nothing while the panel is closed. */
-  paint() {
-    if (this.#fresh.length === 0) return;
+  /** Draws what came since the last time: few rows while an answer is `live`, and the rest once it is over. */
+  paint(/** @type {boolean} */ live) {
+    const settled = this.#live && !live;
+    this.#live = live;
+    if (this.#fresh.length === 0 && !settled) return;
     this.#count.value = this.#seen.toLocaleString("en-GB");
     const fresh = this.#fresh.filter((frame) => this.#matches(frame));
     this.#fresh = [];
-    if (this.#panel.open) this.#append(fresh);
+    if (!this.#follows) return;
+    if (settled) this.#again();
+    else this.#append(fresh);
   }
 
   clear() {
@@ -63,8 +72,16 @@ export class Frames {
 
   #again() {
     this.#fresh = [];
+    this.#follows = true;
     this.#rows.replaceChildren();
-    if (this.#panel.open) this.#append(this.#kept.filter((frame) => this.#matches(frame)).slice(-SHOWN));
+    this.#append(this.#kept.filter((frame) => this.#matches(frame)));
+  }
+
+  #scrolled() {
+    const { scrollHeight, scrollTop, clientHeight } = this.#rows;
+    const follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    if (follows && !this.#follows) this.#again();
+    this.#follows = follows;
   }
 
   #matches(/** @type {Frame} */ frame) {
@@ -74,11 +91,11 @@ export class Frames {
   }
 
   #append(/** @type {Frame[]} */ frames) {
-    const rows = this.#rows;
-    const follows = rows.scrollHeight - rows.scrollTop - rows.clientHeight < 24;
-    rows.append(...frames.map(row));
-    while (rows.childElementCount > SHOWN) rows.firstElementChild.remove();
-    if (follows) rows.scrollTop = rows.scrollHeight;
+    if (!this.#panel.open) return;
+    const most = this.#live ? SHOWN_LIVE : SHOWN;
+    this.#rows.append(...frames.slice(-most).map(row));
+    while (this.#rows.childElementCount > most) this.#rows.firstElementChild.remove();
+    this.#rows.scrollTop = this.#rows.scrollHeight;
   }
 }
 

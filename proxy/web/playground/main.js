@@ -104,7 +104,7 @@ function paint() {
   transcript.follow();
   if (!running || now - measured >= INSTRUMENTS_MS) {
     measured = now;
-    frames.paint();
+    frames.paint(running);
     if (current) gauges.show(current.meter, now);
   }
   if (running) paintSoon();

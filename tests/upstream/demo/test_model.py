@@ -88,7 +88,7 @@ MEMBERS = [
 SPOKEN = [{"role": "user", "content": "use the tools, \ud83d!"}]
 
 
-@settings(deadline=None)
+@settings(derandomize=True, database=None, deadline=None)
 @given(st.sampled_from(POSTS), st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=4))
 def test_whatever_is_asked_is_answered(path: str, members: dict[str, Any]) -> None:
     body = {"messages": SPOKEN, "input": "x", "prompt": "x", "max_tokens": 9, **members}

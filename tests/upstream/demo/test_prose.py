@@ -9,7 +9,7 @@ from proxy.upstream.demo.prose import sentences, shortened, tokens_of, written
 PROMPT = "Why do rivers meander so slowly through the wide valley?"
 
 
-@settings(deadline=None)
+@settings(derandomize=True, database=None, deadline=None)
 @given(st.text())
 def test_tokens_joined_are_the_text(text: str) -> None:
     assert "".join(tokens_of(text)) == text
@@ -43,7 +43,7 @@ def test_an_endless_answer_speaks_of_the_prompts_words_and_not_always_the_same_w
     assert sum(any(word in sentence for word in ("rivers", "meander", "valley")) for sentence in said) > 10
 
 
-@settings(deadline=None)
+@settings(derandomize=True, database=None, deadline=None)
 @given(st.text(max_size=80), st.integers(1, 120))
 def test_a_length_given_is_kept_to_the_token(prompt: str, tokens: int) -> None:
     pieces = written(prompt, prompt, tokens)

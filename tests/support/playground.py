@@ -1,0 +1,119 @@
+"""The playground as a person uses it, in words: open, ask, wait for the end, read a gauge. And a cable that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from tests.support.browser import WatchedPage, watched_page
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from playwright.async_api import Browser, Locator, Page
+
+ROUTES: Final = """
+routes:
+  measured: demo://?tokens=60&interval=20ms&first=50ms
+  long: demo://?tokens=2000&interval=20ms&first=20ms
+  refused: http://127.0.0.1:9
+"""
+
+
+class Playground:
+    """One open page; `watched` has what it asked for and what went over its socket."""
+
+    def __init__(self, watched: WatchedPage) -> None:
+        self.watched = watched
+
+    @property
+    def page(self) -> Page:
+        return self.watched.page
+
+    @property
+    def prompt(self) -> Locator:
+        return self.page.get_by_label("Prompt", exact=True)
+
+    async def connected(self) -> None:
+        await self.page.locator("[data-state=connected]").wait_for()
+
+    async def ask(self, model: str, prompt: str) -> None:
+        await self.page.get_by_label("Model").select_option(model)
+        await self.prompt.fill(prompt)
+        await self.page.keyboard.press("Enter")
+
+    async def growing(self) -> None:
+        """Waits until the answer has some text."""
+        await self.page.locator(".turn:last-child .answer-text p").wait_for()
+
+    async def ended(self) -> str:
+        """Waits for the last turn's end and returns how it ended."""
+        await self.page.locator(".turn:last-child .again").wait_for()
+        return await self.page.locator(".turn:last-child .outcome").inner_text()
+
+    async def gauge(self, name: str) -> float:
+        return float((await self.page.locator(f"[data-gauge={name}] output").inner_text()).replace(",", ""))
+
+    async def drawn(self) -> None:
+        """Waits until the browser has drawn what changed so far."""
+        await self.page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
+@asynccontextmanager
+async def playground(browser: Browser, url: str, **kind: Any) -> AsyncIterator[Playground]:
+    """The gateway's page, opened and connected; `kind` as `watched_page` takes it."""
+    async with watched_page(browser, **kind) as watched:
+        await watched.page.goto(url)
+        opened = Playground(watched)
+        await opened.connected()
+        yield opened
+
+
+class Cable:
+    """A TCP line to the gateway that can be cut and laid again on the same port."""
+
+    def __init__(self, target: str) -> None:
+        self._target = urlsplit(target)
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def lay(self) -> None:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._ends |= {writer, far_writer}
+        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        except ConnectionError:
+            pass
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def laid_cable(target: str) -> AsyncIterator[Cable]:
+    cable = Cable(target)
+    await cable.lay()
+    try:
+        yield cable
+    finally:
+        await cable.cut()
