@@ -1,4 +1,4 @@
-"""The playground as a person uses it, in words: open, ask, wait for the end, read a gauge. And a cable that can be cut."""
+"""The playground as a person uses it: open, ask, wait for the end, read a gauge; and a cable that can be cut."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Playground:
 
 
 @asynccontextmanager
-async def playground(browser: Browser, url: str, **kind: Any) -> AsyncIterator[Playground]:
+async def open_playground(browser: Browser, url: str, **kind: Any) -> AsyncIterator[Playground]:
     """The gateway's page, opened and connected; `kind` as `watched_page` takes it."""
     async with watched_page(browser, **kind) as watched:
         await watched.page.goto(url)
