@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from proxy.errors import GatewayError, InternalError, InvalidRequest, RequestTimeout
 from proxy.protocols.openai import OPENAI
@@ -56,6 +56,8 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._break_body()
         waiting = self._waiter is not None and not self._waiter.done()
         if waiting != (self._head_timer is not None):
             self._watch_head(waiting)
@@ -125,6 +127,13 @@ class ClientConnection(RequestHandler):
         if self._stalled_timer is not None:
             self._stalled_timer.cancel()
             self._stalled_timer = None
+
+    def _break_body(self) -> None:
+        """Bytes that cannot be parsed while a body is read: aiohttp would let its reader wait for more."""
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request.content.set_exception(RequestPayloadError())
+            request.content.feed_eof()
 
     def _watch_head(self, waiting: bool) -> None:
         """A head that has begun must be whole in time."""

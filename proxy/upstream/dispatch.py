@@ -3,7 +3,7 @@ point. A kept connection that turned out stale is replaced once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.errors import StaleConnection, UpstreamError
 from proxy.protocols.protocol import Watcher
@@ -14,7 +14,9 @@ from proxy.streams.stream import Stream
 from proxy.telemetry.record import RequestRecord
 from proxy.upstream.exchange import Exchange, Opening
 from proxy.upstream.pool import Pool
-from proxy.wire.headers import request_head, towards_upstream
+from proxy.wire.headers import Header, request_head, towards_upstream
+
+JSON_BODY: Header = ("Content-Type", "application/json")
 
 
 class Dispatch:
@@ -89,6 +91,8 @@ def upstream_message(request: ProxyRequest, route: Route, replica: Replica) -> b
         *request.forwarded,
         ("x-request-id", request.request_id),
     ]
+    if not _says_json(passed):
+        passed = [*(header for header in passed if header[0].lower() != "content-type"), JSON_BODY]
     head = request_head(
         "POST",
         replica.target(request.path, request.query),
@@ -101,6 +105,11 @@ def upstream_message(request: ProxyRequest, route: Route, replica: Replica) -> b
         ],
     )
     return head + body
+
+
+def _says_json(headers: Sequence[Header]) -> bool:
+    """A WebSocket's upgrade has no content type, and curl sends a form's; the body is known to be JSON by now."""
+    return any(name.lower() == "content-type" and "json" in value.lower() for name, value in headers)
 
 
 def _leave(replica: Replica) -> None:

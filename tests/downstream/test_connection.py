@@ -93,6 +93,7 @@ SMUGGLED = {
     "bare CR in the head": smuggled("X: a\rTransfer-Encoding: chunked", LENGTH) + SECOND.encode(),
     "folded header": smuggled("X: a\r\n Transfer-Encoding: chunked", LENGTH) + SECOND.encode(),
     "a length in the trailer": smuggled("Transfer-Encoding: chunked", body=CHUNKED[:-2] + f"{LENGTH}\r\n\r\n" + SECOND),
+    "a host in the trailer": smuggled("Transfer-Encoding: chunked", body=CHUNKED[:-2] + "Host: evil\r\n\r\n" + SECOND),
     "NUL in the length": smuggled("Content-Length: 1\0" + str(len(WHOLE))) + SECOND.encode(),
 }
 
@@ -115,7 +116,7 @@ async def test_a_request_of_two_minds_is_refused_and_nothing_of_it_goes_upstream
 
 HARMLESS = {
     "chunk extension": smuggled("Transfer-Encoding: chunked", body=CHUNKED.replace("\r\n", ";a=b\r\n", 1)),
-    "trailer": smuggled("Transfer-Encoding: chunked", body=CHUNKED[:-2] + "Host: evil\r\nAuthorization: evil\r\n\r\n"),
+    "trailer": smuggled("Transfer-Encoding: chunked", body=CHUNKED[:-2] + "X-Sum: 1\r\n\r\n"),
     "a POST that would upgrade": smuggled("Connection: Upgrade", "Upgrade: websocket", LENGTH),
     "TE in capitals": smuggled("Transfer-Encoding: CHUNKED", body=CHUNKED),
     "a body of exactly its length, another request behind it": smuggled(LENGTH),

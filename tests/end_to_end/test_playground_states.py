@@ -36,6 +36,9 @@ MARKDOWN: Final = {
     "# One\ntext": "<h3>One</h3><p>text</p>",
     "- a\n- b\n  - c\n- d\n\nend": "<ul><li>a</li><li>b<ul><li>c</li></ul></li><li>d</li></ul><p>end</p>",
     "3. x\n4. y": '<ol start="3"><li>x</li><li>y</li></ol>',
+    "1. x\n2.": '<ol start="1"><li>x</li><li></li></ol>',
+    "2.": "<p>2.</p>",
+    "- x\n  on\n* y": "<ul><li>x on</li><li>y</li></ul>",
     "> q\n\n---\n": "<blockquote>q</blockquote><hr>",
     "see:\n```py\nif a:\n  **b**\n\n```\nafter": (
         '<p>see:</p><pre data-language="py" tabindex="0"><code>if a:\n  **b**\n\n</code></pre><p>after</p>'

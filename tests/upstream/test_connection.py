@@ -1,4 +1,4 @@
-"""A connection to a model server: framing, keep-alive, and what is not HTTP. Whole answers also come cut at every byte."""
+"""A connection to a model server: framing, keep-alive, what is not HTTP; whole answers also cut at every byte."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ async def test_without_a_length_the_body_lasts_until_the_close(headers: bytes) -
 async def test_the_head_is_given_as_it_was_sent() -> None:
     line = Line()
     answered = asked(line)
-    line.transport.arrive(b"HTTP/1.1 429 Slow\r\nRetry-After: 3\r\nX-A: b\xc3\xa9\xff\r\nx-a: 2\r\nContent-Length: 0\r\n\r\n")
+    line.transport.arrive(
+        b"HTTP/1.1 429 Slow\r\nRetry-After: 3\r\nX-A: b\xc3\xa9\xff\r\nx-a: 2\r\nContent-Length: 0\r\n\r\n"
+    )
     assert answered.head == AnswerHead(
         429, (("Retry-After", "3"), ("X-A", "bé\udcff"), ("x-a", "2"), ("Content-Length", "0"))
     )
@@ -237,7 +239,9 @@ async def test_what_is_no_proper_answer_is_refused_however_it_is_cut(raw: bytes,
 
 
 @pytest.mark.parametrize("tail", [b"", b"\r\n\r\nhi", b"\r\nContent-Length: 2\r\n\r\nhi"])
-@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + b"HTTP/1.1 200 OK\r\nX: "])
+@pytest.mark.parametrize(
+    "start", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + b"HTTP/1.1 200 OK\r\nX: "]
+)
 @pytest.mark.parametrize("read_bytes", [1 << 20, 5000])
 async def test_a_head_that_is_too_large_is_refused(start: bytes, tail: bytes, read_bytes: int) -> None:
     raw = start + b"x" * (MAX_HEAD_BYTES + 1) + tail

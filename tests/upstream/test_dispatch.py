@@ -51,7 +51,9 @@ def route_of(tmp_path: Path, url: str, settings: str = "", **replica: str) -> Ro
     """A route `chat`, whose replica at `url` knows the model as `llama`."""
     file = tmp_path / "routes.yaml"
     own = "".join(f", {name}: {value}" for name, value in replica.items())
-    file.write_text(f'routes: {{chat: {{model: llama, replicas: [{{url: "{url}"{own}}}]{settings}}}}}', encoding="utf-8")
+    file.write_text(
+        f'routes: {{chat: {{model: llama, replicas: [{{url: "{url}"{own}}}]{settings}}}}}', encoding="utf-8"
+    )
     return build_table(load(file, {})).find("chat", None)
 
 
@@ -62,7 +64,7 @@ def request_of(
     query: str = "",
 ) -> ProxyRequest:
     forwarded = (("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", "gw.test"))
-    return ProxyRequest(path, query, headers, forwarded, RequestBody.parse(raw), "req_1", None)
+    return ProxyRequest(path, query, headers, forwarded, RequestBody.parse(raw), "req_1")
 
 
 def message_of(request: ProxyRequest, route: Route) -> bytes:
@@ -93,7 +95,7 @@ def test_the_message_byte_for_byte(tmp_path: Path) -> None:
     )
     body = raw.replace(b'"model" : "chat"', b'"model" : "llama"')
     assert message_of(request, route) == (
-        b"POST /api/v1/chat/completions?beta=true&x=%20 HTTP/1.1\r\n"
+        b"POST /api/v1/chat/completions?beta=true&x=%%20 HTTP/1.1\r\n"
         b"Host: gpu-1:8000\r\n"
         b"Content-Type: application/json\r\n"
         b"anthropic-beta: x\r\n"
@@ -373,7 +375,8 @@ async def test_cancelling_closes_the_connection_at_once(said: list[bytes], gatew
     async with scripted_upstream(script) as upstream:
         route = route_of(tmp_path, upstream.url)
         task = asyncio.create_task(gateway.open(route))
-        await asked.wait()
+        async with asyncio.timeout(5):
+            await asked.wait()
         assert route.replicas[0].in_flight == 1
         task.cancel()
         async with asyncio.timeout(0.1):
@@ -412,7 +415,8 @@ async def test_an_interrupt_while_waiting_is_raised_as_it_is(gateway: Gateway, t
     async with scripted_upstream(script) as upstream:
         route = route_of(tmp_path, upstream.url)
         task = asyncio.create_task(gateway.open(route))
-        await asked.wait()
+        async with asyncio.timeout(5):
+            await asked.wait()
         error = Unavailable("shutting down", code="draining")
         gateway.stream.interrupt(error)
         with pytest.raises(Unavailable) as raised:
@@ -471,3 +475,17 @@ async def test_requests_at_once_take_a_connection_each(gateway: Gateway, tmp_pat
         assert [opening.body for opening in openings] == [b"{}", b"{}"]
         assert upstream.connections == 2
         assert route.replicas[0].in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ([], ["application/json"]),
+        ([("content-type", "application/x-www-form-urlencoded")], ["application/json"]),
+        ([("Content-Type", "application/json; charset=utf-8")], ["application/json; charset=utf-8"]),
+    ],
+)
+def test_the_body_is_always_said_to_be_json(sent: list[tuple[str, str]], received: list[str], tmp_path: Path) -> None:
+    message = message_of(request_of(b'{"model":"chat"}', *sent), route_of(tmp_path, "http://gpu-1:8000"))
+    said = [line.partition(": ")[::2] for line in lines_of(message)]
+    assert [value for name, value in said if name.lower() == "content-type"] == received

@@ -474,7 +474,9 @@ async def test_a_redirect_is_refused_and_not_kept(status: int, clock: Clock) -> 
 
 
 @pytest.mark.parametrize(("code", "status"), [(b"429", 429), (b'"rate_limited"', 502), (b"200", 502)])
-async def test_a_json_error_under_200_to_a_streaming_request_is_a_failure(code: bytes, status: int, clock: Clock) -> None:
+async def test_a_json_error_under_200_to_a_streaming_request_is_a_failure(
+    code: bytes, status: int, clock: Clock
+) -> None:
     scene = Scene()
     scene.arrive(answer(200, b'{"error":{"message":"slow down","code":%b}}' % code))
     opening = scene.opening
@@ -820,7 +822,9 @@ async def test_an_answer_nobody_waits_for_any_more_opens_nothing(clock: Clock) -
 
 # ---- the same events, however they are cut ----
 
-TEXTS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters='"\\\r\n', exclude_categories=["Cc"]), max_size=12))
+TEXTS = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters='"\\\r\n', exclude_categories=["Cc"]), max_size=12)
+)
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 

@@ -134,7 +134,9 @@ async def test_a_connection_closed_while_idle_is_never_handed_out(pool: Pool) ->
         assert await take(pool, origin_of(upstream)) is not first
 
 
-@pytest.mark.parametrize("last", [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"])
+@pytest.mark.parametrize(
+    "last", [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"]
+)
 async def test_a_connection_that_says_it_closes_is_not_kept(last: bytes, pool: Pool) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

@@ -43,7 +43,11 @@ async def ask(url: str, tmp_path: Path) -> ProbeResult:
         (answer(404, b"{}"), True, "answers 404"),
         (answer(401, b"{}"), False, "refuses the credentials (401)"),
         (answer(403, b"{}"), False, "refuses the credentials (403)"),
-        (answer(307, b"", b"Location: https://elsewhere"), False, "answers with a redirect, which is never followed (307)"),
+        (
+            answer(307, b"", b"Location: https://elsewhere"),
+            False,
+            "answers with a redirect, which is never followed (307)",
+        ),
         (answer(500, b"{}"), False, "answers 500"),
         (answer(503, LISTED), False, "answers 503"),
         (b"SSH-2.0-OpenSSH\r\n", False, "the answer is not HTTP/1.1"),
@@ -59,10 +63,8 @@ async def test_a_replica_is_judged_by_what_it_says(said: bytes, reachable: bool,
 
 async def test_a_replica_is_asked_for_its_models_with_its_own_credentials(tmp_path: Path) -> None:
     async with scripted_upstream(answering(answer(200, LISTED))) as upstream:
-        routes = table(
-            tmp_path,
-            f'chat: {{model: llama, replicas: [{{url: "{upstream.url}/api/v1", api_key: sk-1, headers: {{X-Team: red}}}}]}}',
-        )
+        own = "api_key: sk-1, headers: {X-Team: red}"
+        routes = table(tmp_path, f'chat: {{model: llama, replicas: [{{url: "{upstream.url}/api/v1", {own}}}]}}')
         await probe(routes.routes)
     [request] = upstream.requests
     assert request.head.startswith(b"GET /api/v1/models HTTP/1.1\r\n")

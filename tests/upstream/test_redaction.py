@@ -52,7 +52,9 @@ def test_every_configured_value_is_a_secret(name: str, value: str, secret: str) 
     assert Redaction(((name, value),)).text(f"<{secret}>") == "<***>"
 
 
-@pytest.mark.parametrize(("name", "value"), [("Authorization", "Bearer x"), ("x-api-key", ""), ("X-Team", "research"[:7])])
+@pytest.mark.parametrize(
+    ("name", "value"), [("Authorization", "Bearer x"), ("x-api-key", ""), ("X-Team", "research"[:7])]
+)
 def test_a_placeholder_too_short_to_be_one_is_not(name: str, value: str) -> None:
     text = "Bearer x: max_tokens is more than researc allows"
     assert Redaction(((name, value),)).text(text) == text

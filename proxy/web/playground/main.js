@@ -136,7 +136,7 @@ function socketUrl() {
 
 function pressed(/** @type {KeyboardEvent} */ key) {
   if (key.isComposing || document.querySelector("dialog[open]")) return;
-  if (key.key === "Escape") gateway.cancel();
+  if (key.key === "Escape" && key.target !== byId("frame-filter")) gateway.cancel(); // there it empties the field
   if (key.key === "/" && !key.target.closest?.("input, textarea, select") && !key.ctrlKey && !key.metaKey) {
     key.preventDefault();
     composer.focus();

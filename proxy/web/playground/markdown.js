@@ -3,7 +3,7 @@
 
 const FENCE = /^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*$/;
 const HEADING = /^(#{1,6})[ \t]+(.*)$/;
-const ITEM = /^([ \t]*)(?:[-*+]|(\d{1,9})[.)])[ \t]+(.*)$/;
+const ITEM = /^([ \t]*)(?:[-*+]|(\d{1,9})[.)])(?:[ \t]+(.*))?$/;
 const QUOTE = /^>[ \t]?(.*)$/;
 const RULE = /^[ \t]*([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const INLINE = /(`+)([^`]+)\1(?!`)|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])([^*]+?)\*/g;
@@ -97,7 +97,8 @@ function kindOf(line, before) {
   if (line.trim() === "") return "";
   if (HEADING.test(line)) return "heading";
   if (RULE.test(line)) return "rule";
-  if (ITEM.test(line)) return "list";
+  const item = ITEM.exec(line);
+  if (item && (item[3] !== undefined || before === "list")) return "list"; // a bare mark is the start of the next item
   if (QUOTE.test(line)) return "quote";
   return before === "list" && /^[ \t]/.test(line) ? "list" : "text";
 }
@@ -132,7 +133,7 @@ function list(lines) {
       else roots.push(node);
       open.push({ indent: space.length, node });
     }
-    open.at(-1).node.append(element("li", inline(words)));
+    open.at(-1).node.append(element("li", inline(words ?? "")));
   }
   return roots;
 }
