@@ -21,7 +21,7 @@ from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.streams.stream import Stream
 from proxy.telemetry.record import EndState, RequestRecord, end_state_of
-from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel
+from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel, unexplained
 from proxy.wire.frames import ping_frame, text_frame, text_payload
 from proxy.wire.headers import new_request_id
 from proxy.wire.sse import Event
@@ -142,7 +142,7 @@ class BareSession:
             self._send(failure_payload(answer.failure.error, answer.status))
         elif answer.status >= 400:
             failure = answer_error(answer.body)
-            said = failure.error if failure is not None else {"message": f"The upstream answered {answer.status}."}
+            said = failure.error if failure is not None else unexplained(answer.status)
             self._send(failure_payload(said, answer.status))
         else:
             self._send(text_payload(answer.body))

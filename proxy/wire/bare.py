@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, UpstreamError
 
 DONE = b"[DONE]"
 CANCELLED = b'{"type":"cancel"}'
@@ -35,6 +35,12 @@ def error_payload(error: GatewayError) -> bytes:
 def failure_payload(error: Mapping[str, object], status: int) -> bytes:
     """An upstream's error object, with the status it answered."""
     return _payload(error, status)
+
+
+def unexplained(status: int) -> Mapping[str, object]:
+    """An error object for an upstream's answer that has none."""
+    message = f"The model server answered with status {status}."
+    return {"message": message, "type": UpstreamError.default_type, "param": None, "code": None}
 
 
 def _payload(error: Mapping[str, object], status: int) -> bytes:

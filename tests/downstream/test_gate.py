@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEY = "sk-canary-5e11"
 OTHER = "sk-canary-other"
 LISTED = "https://app.example.com"
-ROUTES = "server: {port: 0}\nroutes: {m: 'demo://?tokens=2&interval=1ms&first=1ms', m-2: demo://, other: demo://}\n"
+ROUTES = "server: {port: 0}\nroutes: {m: 'demo://?tokens=2&interval=1ms&first=1ms', m-2: demo://, other: 'demo://?tokens=1&first=1ms'}\n"
 AUTH = f"""
 auth:
   keys:

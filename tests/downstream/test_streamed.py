@@ -21,11 +21,11 @@ from tests.support.upstream import (
     ROLE,
     STOP,
     Peer,
+    Script,
     answering,
     answering_once,
     chunk,
     content,
-    Script,
     scripted_upstream,
 )
 

@@ -1,0 +1,113 @@
+"""WebSocket endpoints: where they are, what their records say, how they end with the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import websockets
+
+from proxy.downstream.websocket import BARE_PATHS
+from proxy.telemetry.record import EndState
+from tests.support.raw_client import chat, get, raw_client
+from tests.support.served import one_route, served
+from tests.support.upstream import LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEMO = "server: {port: 0}\nroutes: {m: 'demo://?tokens=2&interval=1ms&first=1ms'}\n"
+
+
+@pytest.mark.parametrize("path", BARE_PATHS)
+async def test_a_session_leaves_a_record_of_its_own(path: str, tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway:
+        async with websockets.connect(f"{gateway.ws_url}{path}?ticket=canary") as socket:
+            assert socket.response is not None
+            assert socket.response.headers["server"] == "penstock"
+        record = await gateway.record()
+    assert (record.method, record.path, record.status, record.end_state) == ("GET", path, 101, EndState.COMPLETED)
+    assert (record.transport, record.dialect, record.route) == ("ws", "bare", "unknown")
+
+
+@pytest.mark.parametrize("path", ["/v1/ws", "/v1/chat/completions"])
+async def test_no_upgrade_is_a_405(path: str, tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(get(path))
+        answered = await client.answer("GET")
+    assert (answered.status, json.loads(answered.body)["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_compression_is_not_agreed_to(tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway:
+        async with websockets.connect(f"{gateway.ws_url}/v1/ws", compression="deflate") as socket:
+            assert socket.response is not None
+            assert "sec-websocket-extensions" not in socket.response.headers
+
+
+async def held(peer: Peer) -> None:
+    """Content, and then nothing."""
+    await peer.request()
+    await peer.send(OK_EVENTS, chunk(content("one")))
+    await peer.closed()
+
+
+async def test_a_drain_lets_the_stream_finish_refuses_the_next_and_closes_with_1001(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK_EVENTS, chunk(content("one")))
+        await go_on.wait()
+        await peer.send(chunk(STOP), LAST_CHUNK)
+
+    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
+        async with (
+            websockets.connect(f"{gateway.ws_url}/v1/ws") as busy,
+            websockets.connect(f"{gateway.ws_url}/v1/ws") as idle,
+        ):
+            await busy.send(json.dumps(chat()))
+            await busy.recv()
+            draining = asyncio.create_task(gateway.gateway.drain())
+            await asyncio.sleep(0)
+            await idle.send(json.dumps(chat()))
+            refusal = json.loads(await idle.recv())
+            assert (refusal["status"], refusal["error"]["code"]) == (503, "draining")
+            go_on.set()
+            assert [await busy.recv(), await busy.recv()] == [STOP[6:-2].decode(), "[DONE]"]
+            for socket in (busy, idle):
+                with pytest.raises(websockets.ConnectionClosedOK):
+                    await asyncio.wait_for(socket.recv(), 2)
+                assert (socket.close_code, socket.close_reason) == (1001, "draining")
+            await asyncio.wait_for(draining, 2)
+    assert {record.end_state for record in gateway.records} == {EndState.COMPLETED, EndState.SHED}
+
+
+async def test_the_drains_deadline_is_an_error_frame_and_then_1001(tmp_path: Path) -> None:
+    routes = one_route("{}", server="port: 0\ndrain: 50ms")
+    async with scripted_upstream(held) as upstream, served(routes.replace("{}", upstream.url), tmp_path) as gateway:
+        async with websockets.connect(f"{gateway.ws_url}/v1/ws") as socket:
+            await socket.send(json.dumps(chat()))
+            await socket.recv()
+            draining = asyncio.create_task(gateway.gateway.drain())
+            last = json.loads(await asyncio.wait_for(socket.recv(), 2))
+            with pytest.raises(websockets.ConnectionClosedOK):
+                await socket.recv()
+            assert socket.close_code == 1001
+            await draining
+    assert (last["status"], last["error"]["code"]) == (503, "draining")
+    assert gateway.records[0].end_state is EndState.DRAINED
+
+
+async def test_sessions_that_do_not_answer_do_not_hold_the_drain_up(tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway:
+        sockets = [await websockets.connect(f"{gateway.ws_url}/v1/ws", close_timeout=0.1) for _ in range(5)]
+        for socket in sockets:
+            socket.transport.pause_reading()
+        started = asyncio.get_running_loop().time()
+        await gateway.gateway.drain()
+        assert asyncio.get_running_loop().time() - started < 1.5
+        for socket in sockets:
+            socket.transport.abort()
