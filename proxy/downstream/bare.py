@@ -19,7 +19,6 @@ from proxy.protocols.event_data import is_done
 from proxy.protocols.failure import answer_error
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
-from proxy.streams.stream import Stream
 from proxy.telemetry.record import EndState, RequestRecord, end_state_of
 from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel, unexplained
 from proxy.wire.frames import ping_frame, text_frame, text_payload
@@ -129,15 +128,15 @@ class BareSession:
             answer = await self._relay.open(request, route, record)
             record.status = answer.status
             try:
-                await self._give(answer)
+                await self._give(answer, record)
             finally:
                 self._relay.close(answer, record)
         finally:
             self._outlet.break_silence(None, self._ping)
 
-    async def _give(self, answer: Answer) -> None:
+    async def _give(self, answer: Answer, record: RequestRecord) -> None:
         if answer.body is None:
-            await self._push(answer)
+            await self._push(answer, record)
         elif answer.failure is not None:
             self._send(failure_payload(answer.failure.error, answer.status))
         elif answer.status >= 400:
@@ -148,10 +147,10 @@ class BareSession:
             self._send(text_payload(answer.body))
             self._send(DONE)
 
-    async def _push(self, answer: Answer) -> None:
+    async def _push(self, answer: Answer, record: RequestRecord) -> None:
         self._outlet.serve(answer.stream)
         finished: asyncio.Future[GatewayError | None] = self._loop.create_future()
-        whole = _Whole(answer.stream, self._longest_answer_bytes, finished)
+        whole = _Whole(self._longest_answer_bytes, finished)
         try:
             answer.stream.attach(_Frames(self._put, finished) if answer.events else whole)
             error = await finished
@@ -159,6 +158,8 @@ class BareSession:
             self._outlet.serve(None)
         if error is not None:
             self._send(error_payload(error))
+            if answer.stream.error is None:  # not the answer's fault: it may have come to a good end
+                record.finish(end_state_of(error), self._loop.time())
             return
         if not answer.events:
             self._send(text_payload(b"".join(whole.pieces)))
@@ -197,10 +198,9 @@ class _Frames:
 class _Whole:
     """The listener of an answer that is no event stream: one message holds all of it, so it is kept until its end."""
 
-    __slots__ = ("_finished", "_room_bytes", "_stream", "pieces")
+    __slots__ = ("_finished", "_room_bytes", "pieces")
 
-    def __init__(self, stream: Stream, most_bytes: int, finished: asyncio.Future[GatewayError | None]) -> None:
-        self._stream = stream
+    def __init__(self, most_bytes: int, finished: asyncio.Future[GatewayError | None]) -> None:
         self._room_bytes = most_bytes
         self._finished = finished
         self.pieces: list[bytes] = []
@@ -209,8 +209,8 @@ class _Whole:
         self.pieces += [event.wire for event in events]
         self._room_bytes -= sum(len(event.wire) for event in events)
         if self._room_bytes < 0:
-            self._stream.interrupt(UpstreamInvalid("the answer is too large for one message"))
-        return False
+            self.end(UpstreamInvalid("the answer is too large for one message"))
+        return self._room_bytes < 0
 
     def end(self, error: GatewayError | None) -> None:
         if not self._finished.done():

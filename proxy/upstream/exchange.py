@@ -157,7 +157,7 @@ class Exchange:
         connection = self._release()
         assert connection is not None
         if self._parser is not None:
-            self._take_unclosed_marker(self._parser)
+            self._see_unclosed_marker(self._parser)
             self._conclude(None if self._ends_with_body else UpstreamTruncated("the answer stopped before its end"))
         elif self._committed:
             self._stream.end()
@@ -270,11 +270,11 @@ class Exchange:
             self._watcher.failure = redaction.failure(self._watcher.failure)
         return redaction.event(event)
 
-    def _take_unclosed_marker(self, parser: Parser) -> None:
-        """`[DONE]` is whole without its blank line too; any other event at the body's end is a half one."""
+    def _see_unclosed_marker(self, parser: Parser) -> None:
+        """`[DONE]` without its blank line is a half event, and not passed on; the answer is whole all the same."""
         last = parser.finish()
         if last is not None and is_done(last.data):
-            self._take([last])
+            self._watcher.observe(last)
 
     def _hold_back(self, events: list[Event]) -> None:
         """Before the commit point: keep preamble, so that a failure can still have a status or go elsewhere."""

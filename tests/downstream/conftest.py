@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, "websockets")  # the client: it writes every frame down
     yield caplog
     gc.collect(1)  # a task whose exception nobody took complains only now
     records = [*caplog.get_records("call"), *caplog.get_records("teardown")]

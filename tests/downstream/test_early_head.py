@@ -192,8 +192,7 @@ async def test_a_head_for_a_client_that_has_just_left_fails_silently(
     aiohttp_client: AiohttpClient, quiet_log: pytest.LogCaptureFixture
 ) -> None:
     """The timer fires between the loss of the connection and the news of it."""
-
-    settled: asyncio.Future[StreamedAnswer | None] = asyncio.get_running_loop().create_future()
+    begun: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
     async def handler(request: web.Request) -> web.StreamResponse:
         record = RequestRecord("r", "POST", "/", 0.0)
@@ -205,12 +204,15 @@ async def test_a_head_for_a_client_that_has_just_left_fails_silently(
         assert request.transport is not None
         request.transport.abort()
         early._begin()
-        settled.set_result(await early.settle())
-        raise asyncio.CancelledError
+        assert early._beginning is not None
+        early._beginning.add_done_callback(lambda task: begun.set_result(task.exception()))
+        await asyncio.Event().wait()  # until the news comes
+        raise AssertionError
 
     app = web.Application()
-    app.router.add_get("/", handler)
+    app.router.add_post("/", handler)
     client = await aiohttp_client(app)
     with pytest.raises(ClientConnectionError):
-        await client.get("/")
-    assert await settled is None
+        await client.post("/")
+    async with asyncio.timeout(1):
+        assert await begun is None

@@ -1,0 +1,60 @@
+"""Which peers are measured by which scenarios in which round, and how long that will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from scripts.rig.peers import Peer
+from scripts.rig.scenarios import Scenario, Watched
+
+USUAL_ROUNDS = 3
+USUAL_MINUTES = 4.5
+"""What a run may take by its estimate when nobody says how many rounds there shall be."""
+SCENARIO_OVERHEAD_S = 0.3
+FOOTPRINT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`turns` in order: A B C, A B C, ... so that whatever changes on the machine meanwhile hits all alike."""
+
+    peers: Sequence[Peer]
+    scenarios: Sequence[Scenario]
+    rounds: int
+
+    def turns(self) -> Iterator[tuple[int, Peer, list[Scenario]]]:
+        for round_number in range(self.rounds):
+            for peer in self.peers:
+                wanted = [scenario for scenario in self.scenarios if not (scenario.once and round_number)]
+                yield round_number, peer, [scenario for scenario in wanted if _concerns(peer, scenario)]
+
+    def seconds(self) -> float:
+        """About how long it takes."""
+        return sum(
+            (peer.usual_start_s if peer.command is not None else 1.0) + sum(map(_scenario_s, scenarios))
+            for _, peer, scenarios in self.turns()
+        )
+
+
+def plan(peers: Sequence[Peer], scenarios: Sequence[Scenario], rounds: int | None) -> Plan:
+    """As many rounds as asked for; else the usual ones, or as many of them as fit the usual time (one at least)."""
+    if rounds is not None:
+        return Plan(peers, scenarios, rounds)
+    for fewer in range(USUAL_ROUNDS, 1, -1):
+        candidate = Plan(peers, scenarios, fewer)
+        if candidate.seconds() <= USUAL_MINUTES * 60:
+            return candidate
+    return Plan(peers, scenarios, 1)
+
+
+def _concerns(peer: Peer, scenario: Scenario) -> bool:
+    if peer.command is None:
+        return scenario.watched is Watched.CPU
+    return scenario.over_http if peer.websocket is None else scenario.over_websocket
+
+
+def _scenario_s(scenario: Scenario) -> float:
+    if scenario.watched is Watched.START:
+        return FOOTPRINT_S if scenario.once else 0.0
+    return scenario.usual_s + SCENARIO_OVERHEAD_S
