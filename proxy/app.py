@@ -30,7 +30,7 @@ from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.pool import Pool
 
 BACKLOG = 4096
-LAST_WORDS_S = 1.0
+CLOSE_WITHIN_S = 1.0
 """How long sessions may take to say their last words, once a drain is over, and to close."""
 
 logger = logging.getLogger("penstock")
@@ -90,7 +90,7 @@ class Gateway:
             await self._main_site.stop()
             self._main_site = None
         await self._relay.drain(self._config.server.drain_s)
-        await self._websockets.close_all(LAST_WORDS_S)
+        await self._websockets.close_all(CLOSE_WITHIN_S)
 
     async def stop(self) -> None:
         """Close everything at once."""

@@ -79,8 +79,6 @@ class Relay:
         except BaseException:
             self._leave(stream)
             raise
-        if opening.body is None:
-            record.mark_first_token(self._loop.time())
         return Answer(
             opening.status,
             opening.headers,
@@ -98,6 +96,8 @@ class Relay:
         stream.cancel()
         self._leave(stream)
         record.events = stream.events
+        if stream.first_content_at is not None:
+            record.mark_first_token(stream.first_content_at)
         record.tokens_in = answer.watcher.tokens_in
         record.tokens_out = answer.watcher.tokens_out
         record.finish(EndState.CLIENT_CLOSED if left else _end_state(answer), self._loop.time())

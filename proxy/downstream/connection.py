@@ -26,6 +26,8 @@ KEEPALIVE_S = 75.0
 MAX_LINE_BYTES = 8190
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADERS = 100
+LAST_WORDS_S = 0.2
+"""How long a handler may go on when the gateway stops; who wanted to let it finish has drained before."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -186,7 +188,7 @@ class ClientRunner(web.AppRunner):
     """Runs an application on `ClientServer`. A request's head may take `head_timeout_s` seconds (None: for ever)."""
 
     def __init__(self, app: web.Application, head_timeout_s: float | None) -> None:
-        super().__init__(app, shutdown_timeout=1.0)
+        super().__init__(app, shutdown_timeout=LAST_WORDS_S)
         self._head_timeout_s = head_timeout_s
 
     async def _make_server(self) -> web.Server:

@@ -38,14 +38,16 @@ class Listener(Protocol):
 
 
 class Stream:
-    """One answer. `events` counts what was published, `error` is how it ended, if not well."""
+    """One answer. `events` counts what was published, `error` is how it ended, if not well; `first_content_at` is the
+    source's time (its clock's seconds) when the model first said something."""
 
-    __slots__ = ("_full", "_listener", "_pending", "_source", "ended", "error", "events")
+    __slots__ = ("_full", "_listener", "_pending", "_source", "ended", "error", "events", "first_content_at")
 
     def __init__(self) -> None:
         self.events = 0
         self.ended = False
         self.error: GatewayError | None = None
+        self.first_content_at: float | None = None
         self._source: Source | None = None
         self._listener: Listener | None = None
         self._pending: list[Event] = []

@@ -1,7 +1,7 @@
 """One exchange: one request and its answer with one replica, from the first byte sent to the end of the answer.
 
 It finds events in what the connection pushes, holds them back until the commit point, and pushes them into the stream
-from then on. It keeps the upstream's deadlines. What to do when it fails (another replica, a status) is dispatch's.
+from then on. What to do when it fails (another replica, a status) is dispatch's.
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.errors import (
-    FirstTokenTimeout,
-    GatewayError,
-    UpstreamError,
-    UpstreamIdle,
-    UpstreamInvalid,
-    UpstreamTimeout,
-    UpstreamTruncated,
-)
+from proxy.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamTruncated
 from proxy.protocols.event_data import is_done
 from proxy.protocols.failure import Failure, answer_error
 from proxy.protocols.protocol import Sighting, Watcher
@@ -26,6 +18,7 @@ from proxy.routing.replica import Headers
 from proxy.routing.table import Timeouts
 from proxy.streams.stream import Stream
 from proxy.upstream.connection import AnswerHead, UpstreamConnection
+from proxy.upstream.deadlines import Deadlines
 from proxy.upstream.redaction import Redaction
 from proxy.wire.sse import Event, EventTooLarge, Parser
 
@@ -78,7 +71,7 @@ class Exchange:
         self._observe = watcher.observe
         self._streaming = streaming
         self._max_event_bytes = max_event_bytes
-        self._timeouts = timeouts
+        self._deadlines = Deadlines(timeouts, self._fail)
         self._credentials = credentials
         self._on_closed = on_closed
         self._on_malformed = on_malformed
@@ -89,13 +82,12 @@ class Exchange:
         self._whole: list[bytes] = []
         self._whole_bytes = 0
         self._committed = False
+        self._spoken = False
         self._paused = False
         self._error_seen = False
         self._ends_with_body = watcher.complete  # before any event: a protocol with no end of its own
         self._feed = self._feed_whole
         self._preamble_timer: asyncio.TimerHandle | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._started = self._last_read = self._now()
         self.opened: asyncio.Future[Opening] = self._loop.create_future()
         """Set at the commit point; an `UpstreamError` if the exchange failed before it."""
 
@@ -108,7 +100,7 @@ class Exchange:
         """
         self._connection = connection
         self._stream.flow_from(self)
-        self._watch_deadlines()
+        self._deadlines.start()
         connection.send(request, self)
 
     # ---- the stream's side (its source) ----
@@ -116,12 +108,13 @@ class Exchange:
     def pause(self) -> None:
         if self._connection is not None and not self._paused:
             self._paused = True
+            self._deadlines.pause()
             self._connection.pause()
 
     def resume(self) -> None:
         if self._connection is not None and self._paused:
             self._paused = False
-            self._last_read = self._now()  # its silence was our doing
+            self._deadlines.resume()
             self._connection.resume()
 
     def interrupt(self, error: GatewayError) -> None:
@@ -150,7 +143,7 @@ class Exchange:
                 self._flow_bytes()
 
     def body_received(self, data: bytes) -> None:
-        self._last_read = self._now()
+        self._deadlines.last_read = self._now()
         self._feed(data)
 
     def answer_ended(self) -> None:
@@ -187,6 +180,7 @@ class Exchange:
     def _flow_bytes(self) -> None:
         self._feed = self._feed_bytes
         self._commit()
+        self._speak()
 
     def _open_whole(self, body: bytes) -> None:
         assert self._head is not None
@@ -226,22 +220,21 @@ class Exchange:
         self._take(events)
 
     def _take(self, events: list[Event]) -> None:
-        if not events:
-            return
-        if self._committed:
+        if self._spoken:
             self._pass(events)
         else:
-            self._hold_back(events)
+            self._await_content(events)
 
     def _pass(self, events: list[Event]) -> None:
-        """After the commit point: look at each event, push them all."""
+        """Once the model has begun to speak: look at each event, push them all."""
         observe = self._observe
         for position, event in enumerate(events):
             sighting = observe(event)
             if sighting is not CONTENT:
                 self._pass_unusual(events, position, sighting)
                 return
-        self._stream.publish(events)
+        if events:
+            self._stream.publish(events)
 
     def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting) -> None:
         """As `_pass`, where the event at `position` was seen to be something else than content."""
@@ -276,27 +269,30 @@ class Exchange:
         if last is not None and is_done(last.data):
             self._watcher.observe(last)
 
-    def _hold_back(self, events: list[Event]) -> None:
-        """Before the commit point: keep preamble, so that a failure can still have a status or go elsewhere."""
+    def _await_content(self, events: list[Event]) -> None:
+        """Before the model's first word: hold preamble back, so that a failure can still have a status or go elsewhere;
+        for `PREAMBLE_S` at the most, then it goes alone."""
         for position, event in enumerate(events):
             match self._observe(event):
                 case Sighting.MALFORMED:
                     self._on_malformed()
                 case Sighting.PREAMBLE | Sighting.PING | Sighting.USAGE:
                     self._held.append(event)
-                    if self._preamble_timer is None:
-                        self._preamble_timer = self._loop.call_later(PREAMBLE_S, self._commit)
-                case Sighting.ERROR:
+                case Sighting.ERROR if not self._committed:
                     self._refuse()
                     return
                 case sighting:
-                    self._held.append(event)
+                    held, self._held = self._held, []
                     self._commit()
-                    if sighting is Sighting.END:
-                        self._finish()
-                    elif rest := events[position + 1 :]:
-                        self._pass(rest)
+                    if not self._committed:
+                        return  # nobody waits for it any more
+                    self._speak()
+                    self._pass_unusual([*held, *events[position:]], len(held), sighting)
                     return
+        if self._committed:
+            self._publish_held()
+        elif self._held and self._preamble_timer is None:
+            self._preamble_timer = self._loop.call_later(PREAMBLE_S, self._commit)
 
     def _refuse(self) -> None:
         """An error event before any content: it becomes the answer, with a status of its own."""
@@ -311,16 +307,22 @@ class Exchange:
             return
         assert self._head is not None
         self._committed = True
-        for timer in (self._preamble_timer, self._deadline_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._preamble_timer is not None:
+            self._preamble_timer.cancel()
+        self._publish_held()
+        self._open(Opening(self._head.status, self._head.headers, None, events=self._parser is not None))
+
+    def _publish_held(self) -> None:
         held, self._held = self._held, []
         if held:
             self._stream.publish(held)
-        self._open(Opening(self._head.status, self._head.headers, None, events=self._parser is not None))
+
+    def _speak(self) -> None:
+        """The first content came."""
+        self._spoken = True
+        self._stream.first_content_at = self._now()
         if self._connection is not None:
-            self._last_read = self._now()
-            self._watch_deadlines()  # another silence counts now
+            self._deadlines.spoken()
 
     def _finish(self) -> None:
         """The final marker came: the stream is complete, whatever the connection does next."""
@@ -358,44 +360,12 @@ class Exchange:
         """Let go of the connection, timers and the replica, once."""
         connection, self._connection = self._connection, None
         self._feed = _ignore
-        for timer in (self._preamble_timer, self._deadline_timer):
-            if timer is not None:
-                timer.cancel()
+        self._deadlines.stop()
+        if self._preamble_timer is not None:
+            self._preamble_timer.cancel()
         if connection is not None:
             self._on_closed()
         return connection
-
-    # ---- deadlines ----
-
-    def _watch_deadlines(self) -> None:
-        """One timer, set again when it fires early: nothing is done per event."""
-        due, error = self._next_deadline()
-        if error is None:
-            return
-        if due <= self._now():
-            self._fail(error)
-        else:
-            self._deadline_timer = self._loop.call_at(due, self._watch_deadlines)
-
-    def _next_deadline(self) -> tuple[float, UpstreamError | None]:
-        limits = self._timeouts
-        due = float("inf")
-        error: UpstreamError | None = None
-        if limits.total_s is not None:
-            due = self._started + limits.total_s
-            error = UpstreamTimeout(f"the answer took longer than timeouts.total ({limits.total_s:g} s)")
-        silent: UpstreamError
-        if not self._committed:
-            silence_s = limits.first_token_s
-            silent = FirstTokenTimeout(f"nothing came within timeouts.first_token ({silence_s or 0:g} s)")
-        else:
-            silence_s = limits.idle_s
-            silent = UpstreamIdle(f"nothing came for timeouts.idle ({silence_s or 0:g} s)")
-        if silence_s is not None:
-            since = self._now() if self._paused else self._last_read
-            if since + silence_s < due:
-                due, error = since + silence_s, silent
-        return due, error
 
 
 def _ignore(data: bytes) -> None:

@@ -890,3 +890,17 @@ async def test_an_upstream_error_is_never_raised_into_the_event_loop(clock: Cloc
             assert scene.failed is None or isinstance(scene.failed, UpstreamError)
             assert scene.in_flight == 0
     assert caught == []
+
+
+async def test_a_model_that_thinks_after_its_preamble_has_its_first_token_time(clock: Clock) -> None:
+    scene = Scene(timeouts=within(first=100.0, idle=2.0))
+    scene.events(ROLE)
+    await clock.advance(PREAMBLE_S)
+    heard = scene.hear()
+    assert heard.wire == ROLE
+    await clock.advance(50.0)
+    assert (heard.ends, scene.stream.first_content_at) == ([], None)
+    scene.arrive(chunk(content("a")))
+    assert scene.stream.first_content_at is not None
+    await clock.advance(2.1)
+    assert kinds(heard.ends) == [UpstreamIdle]

@@ -1,0 +1,95 @@
+"""Deadlines under a clock that stands still: which limit counts when, and that one timer is enough."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamIdle, UpstreamTimeout
+from proxy.routing.table import Timeouts
+from proxy.upstream.deadlines import Deadlines
+from tests.support.memory_line import Clock
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Watched:
+    def __init__(self, *, first: float | None = None, idle: float | None = None, total: float | None = None) -> None:
+        self.errors: list[UpstreamError] = []
+        self.deadlines = Deadlines(Timeouts(None, first, idle, total), self.errors.append)
+        self.deadlines.start()
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(error) for error in self.errors]
+
+    def read(self) -> None:
+        self.deadlines.last_read = asyncio.get_running_loop().time()
+
+
+async def test_silence_before_the_first_word_is_a_first_token_timeout(clock: Clock) -> None:
+    watched = Watched(first=2.0, idle=0.5)
+    await clock.advance(1.9)
+    assert watched.kinds == []
+    await clock.advance(0.2)
+    assert watched.kinds == [FirstTokenTimeout]
+    assert "timeouts.first_token (2 s)" in watched.errors[0].message
+
+
+async def test_silence_after_the_first_word_is_idle(clock: Clock) -> None:
+    watched = Watched(first=1.0, idle=3.0)
+    watched.deadlines.spoken()
+    await clock.advance(2.9)
+    assert watched.kinds == []
+    await clock.advance(0.2)
+    assert watched.kinds == [UpstreamIdle]
+
+
+async def test_every_read_puts_silence_off(clock: Clock) -> None:
+    watched = Watched(idle=1.0)
+    watched.deadlines.spoken()
+    for _ in range(5):
+        await clock.advance(0.9)
+        watched.read()
+    assert watched.kinds == []
+    await clock.advance(1.1)
+    assert watched.kinds == [UpstreamIdle]
+
+
+async def test_the_whole_answer_has_its_own_limit(clock: Clock) -> None:
+    watched = Watched(idle=1.0, total=2.5)
+    watched.deadlines.spoken()
+    for _ in range(3):
+        await clock.advance(0.9)
+        watched.read()
+    assert watched.kinds == [UpstreamTimeout]
+
+
+async def test_a_pause_is_no_silence(clock: Clock) -> None:
+    watched = Watched(idle=1.0)
+    watched.deadlines.spoken()
+    watched.deadlines.pause()
+    await clock.advance(30.0)
+    watched.deadlines.resume()
+    await clock.advance(0.9)
+    assert watched.kinds == []
+    await clock.advance(1.2)
+    assert watched.kinds == [UpstreamIdle]
+
+
+async def test_without_limits_nothing_ever_expires(clock: Clock) -> None:
+    watched = Watched()
+    watched.deadlines.spoken()
+    await clock.advance(1e6)
+    assert watched.kinds == []
+
+
+async def test_nothing_expires_once_stopped(clock: Clock) -> None:
+    watched = Watched(first=1.0, idle=1.0, total=1.0)
+    watched.deadlines.stop()
+    await clock.advance(10.0)
+    assert watched.kinds == []
