@@ -118,7 +118,8 @@ async def test_a_drain_accepts_nothing_new_and_lets_what_runs_finish(tmp_path: P
         assert await idle.rest() == b""
         assert not draining.done()
         held.go_on.set()
-        assert (await busy.rest()).endswith(chunk(STOP + DONE) + LAST_CHUNK) or True
+        async with asyncio.timeout(2):
+            assert (await busy.reader.readuntil(LAST_CHUNK)).endswith(chunk(STOP + DONE) + LAST_CHUNK)
         await draining
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (503, "draining")
     assert refused.headers["connection"] == "close"
@@ -155,7 +156,7 @@ async def test_a_stop_ends_everything_at_once_and_records_it(tmp_path: Path) -> 
             await client.reader.readuntil(b"one")
             began = loop.time()
             await gateway.gateway.stop()
-            assert loop.time() - began < 3
+            assert loop.time() - began < 1
             assert not (await client.rest()).endswith(LAST_CHUNK)
     assert [record.end_state for record in gateway.records] == [EndState.CLIENT_CLOSED]
 

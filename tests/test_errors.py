@@ -24,7 +24,7 @@ def documented() -> dict[str, tuple[int, list[str]]]:
     return {name: (int(status), codes.strip(" ;").split(", ")) for name, status, codes in rows}
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", list(kinds()))
 def test_every_error_has_the_status_and_the_code_its_tree_says(kind: type[GatewayError]) -> None:
     error = kind("why")
     if kind.__name__ in documented():
@@ -40,7 +40,7 @@ def test_the_tree_names_every_error_that_has_a_status_of_its_own() -> None:
     assert len(documented()) >= 16
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", list(kinds()))
 def test_a_clients_fault_is_a_4xx_and_an_upstreams_a_502_or_504(kind: type[GatewayError]) -> None:
     if issubclass(kind, ClientError):
         assert 400 <= kind.status < 500

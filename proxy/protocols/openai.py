@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _FINISH = b'"finish_reason"'
 _USAGE = b'"usage"'
 _ERROR = b'"error"'
+_BACKSLASH = 0x5C
+MOST_LESSONS = 8
+"""A stream whose events keep differing around their text (OpenAI's `obfuscation`, a time) is not worth learning."""
+
 _CONTENT = Sighting.CONTENT  # looking a member up on its enum costs more than a search
 # What the model says, under all the names servers have for it.
 _SPOKEN = (
@@ -51,6 +55,7 @@ class ChatWatcher:
         "_finished",
         "_head",
         "_head_bytes",
+        "_lessons_left",
         "_seen",
         "_several",
         "_tail",
@@ -73,6 +78,7 @@ class ChatWatcher:
         # The last ordinary event around its text: up to the opening quote, and from the closing one.
         self._head = self._tail = b"none yet"
         self._head_bytes = self._tail_bytes = 1
+        self._lessons_left = MOST_LESSONS
 
     def observe(self, event: Event) -> Sighting:
         data = event.data
@@ -84,7 +90,8 @@ class ChatWatcher:
         ):  # like the last one but for its text, in which nothing is quoted: half the price of searching it
             return _CONTENT
         if self._content_seen and not self._several and event.type != b"error" and _is_ordinary(data):
-            self._learn(data)
+            if self._lessons_left:
+                self._learn(data)
             return _CONTENT
         return self._look_closely(event)
 
@@ -92,13 +99,16 @@ class ChatWatcher:
         return encode(error_body(error, ""))
 
     def _learn(self, data: bytes) -> None:
-        """Remember what stands around the text of an ordinary event."""
+        """Remember what stands around the text of an ordinary event; not for ever, where every event is different."""
         for opening in _TEXT_BEGINS:
             start = data.find(opening)
             if start >= 0:
                 start += len(opening)
-                self._head, self._tail = data[:start], data[data.find(b'"', start) :]
-                self._head_bytes, self._tail_bytes = start, len(self._tail)
+                end = data.find(b'"', start)
+                if data[end - 1] != _BACKSLASH:
+                    self._lessons_left -= 1
+                    self._head, self._tail = data[:start], data[end:]
+                    self._head_bytes, self._tail_bytes = start, len(self._tail)
                 return
 
     def _look_closely(self, event: Event) -> Sighting:

@@ -78,6 +78,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._head: AnswerHead | None = None
         self._parser: Parser | None = None
+        self._parse: Callable[[bytes], list[Event]] = _no_events
         self._held: list[Event] = []
         self._whole: list[bytes] = []
         self._whole_bytes = 0
@@ -138,6 +139,7 @@ class Exchange:
         if 200 <= head.status < 300:
             if content_type == "text/event-stream":
                 self._parser = Parser(self._max_event_bytes)
+                self._parse = self._parser.feed
                 self._feed = self._feed_events
             elif content_type not in ("", "application/json"):
                 self._flow_bytes()
@@ -210,23 +212,19 @@ class Exchange:
     # ---- an answer of events ----
 
     def _feed_events(self, data: bytes) -> None:
-        assert self._parser is not None
+        """The way of every read of an event stream: one call deep until something is unusual."""
         try:
-            events = self._parser.feed(data)
+            events = self._parse(data)
         except EventTooLarge as error:
-            self._take(error.events)
+            if self._spoken:
+                self._pass_unusual(error.events, 0, None)
+            else:
+                self._await_content(error.events)
             self._fail(UpstreamInvalid("an event of the answer is larger than server.max_event"))
             return
-        self._take(events)
-
-    def _take(self, events: list[Event]) -> None:
-        if self._spoken:
-            self._pass(events)
-        else:
+        if not self._spoken:
             self._await_content(events)
-
-    def _pass(self, events: list[Event]) -> None:
-        """Once the model has begun to speak: look at each event, push them all."""
+            return
         observe = self._observe
         for position, event in enumerate(events):
             sighting = observe(event)
@@ -236,18 +234,18 @@ class Exchange:
         if events:
             self._stream.publish(events)
 
-    def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting) -> None:
-        """As `_pass`, where the event at `position` was seen to be something else than content."""
+    def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting | None) -> None:
+        """Pass on events of which those before `position` are content, and that one is `sighting` (None: not observed)."""
         passed = events[:position]
         ended = False
         for event in events[position:]:
-            if event is not events[position]:
-                sighting = self._observe(event)
-            if sighting is Sighting.MALFORMED:
+            seen = sighting or self._observe(event)
+            sighting = None
+            if seen is Sighting.MALFORMED:
                 self._on_malformed()
                 continue
-            passed.append(self._error_event(event) if sighting is Sighting.ERROR else event)
-            if sighting is Sighting.END:
+            passed.append(self._error_event(event) if seen is Sighting.ERROR else event)
+            if seen is Sighting.END:
                 ended = True
                 break
         if passed:
@@ -366,6 +364,11 @@ class Exchange:
         if connection is not None:
             self._on_closed()
         return connection
+
+
+def _no_events(data: bytes) -> list[Event]:
+    """Before the head nothing is an event."""
+    return []
 
 
 def _ignore(data: bytes) -> None:

@@ -18,7 +18,8 @@ from scripts.rig.installation import INSTALLABLE, CannotInstall, install
 from scripts.rig.machine import rigs_core
 from scripts.rig.native_programs import CannotBuild, native_program
 from scripts.rig.page import write_page
-from scripts.rig.peers import Peer, all_peers
+from scripts.rig.peer import Peer
+from scripts.rig.peers import all_peers
 from scripts.rig.places import PAGE, PLOT, kept
 from scripts.rig.plan import plan
 from scripts.rig.plot import plot

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from scripts.rig.peers import Peer
+from scripts.rig.peer import Peer
 from scripts.rig.places import CHECKOUT
 from scripts.rig.program import inherited
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.rig.peers import program_path
+from scripts.rig.peer import program_path
 from scripts.rig.places import environment, kept
 from scripts.rig.program import inherited
 

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.rig.clients import Clients, Seen, run_clients
 from scripts.rig.machine import programs_core
+from scripts.rig.memory import nothing, watch
 from scripts.rig.model_server import MODEL, ModelServer
-from scripts.rig.peers import Peer, Place, program_path, starts_in
+from scripts.rig.peer import Peer, Place, program_path
 from scripts.rig.places import kept
 from scripts.rig.program import Program
-from scripts.rig.scenarios import Scenario, Watched
+from scripts.rig.scenarios import Scenario
 
 ASK_AGAIN_S = 0.005
 ONE_ANSWER_S = 10.0
 WARM_UP = (Clients(8, 0.6, 50), Clients(8, 0.3))
 SETTLED_SHARE = 0.03
-"""Of its core: a program that uses less than this has done with its start."""
+"""Of its core: a program that uses less than this is at rest."""
 SETTLE_LOOK_S = 0.3
-SETTLE_WITHIN_S = 8.0
-LOOK_S = 0.25
+SETTLE_WITHIN_S = 20.0
 
 
 class NotReady(Exception):
@@ -44,19 +44,13 @@ class Running:
     model_server: ModelServer
     start_s: float
 
-    def takes(self, scenario: Scenario, most_files: int) -> bool:
-        """Whether this scenario says anything about this peer."""
-        if self.program is None and scenario.watched is not Watched.CPU:
-            return False
-        over = scenario.over_http if self.peer.websocket is None else scenario.over_websocket
-        return over and scenario.files <= most_files
-
     def measure(self, scenario: Scenario) -> tuple[dict[str, float], dict[str, int]]:
         """The scenario's values, and what was wrong by kind."""
         assert scenario.clients is not None
+        self._come_to_rest()
         self.model_server.answer_with(scenario.upstream)
         with ExitStack() as watching:
-            watch = watching.enter_context(_watching(self.program, scenario)) if self.program is not None else _nothing
+            watched = watching.enter_context(watch(self.program, scenario)) if self.program is not None else nothing
             cpu_s, rig_cpu_s = self._cpu_s(), self.model_server.cpu_s()
             began = time.monotonic()
             seen = self._ask(scenario.clients)
@@ -69,8 +63,15 @@ class Running:
             units = seen.events if scenario.clients.events else seen.right
             if units:
                 values["cpu_us"] = cpu_s * 1e6 / units
-        values |= watch()
+        values |= watched()
         return values, seen.kinds
+
+    def warm_up(self) -> None:
+        """Let it meet what it will be measured with."""
+        for clients in WARM_UP:
+            if clients.events or self.peer.websocket is None:
+                self.model_server.answer_with({"events": clients.events})
+                self._ask(clients)
 
     def _ask(self, clients: Clients) -> Seen:
         return run_clients(clients, self.port, headers=self.peer.headers, websocket=self.peer.websocket)
@@ -78,12 +79,8 @@ class Running:
     def _cpu_s(self) -> float:
         return self.program.cpu_s() if self.program is not None else 0.0
 
-    def warm_up(self) -> None:
-        """Let it meet what it will be measured with, and come to rest: its start is nobody else's cost."""
-        for clients in WARM_UP:
-            if clients.events or self.peer.websocket is None:
-                self.model_server.answer_with({"events": clients.events})
-                self._ask(clients)
+    def _come_to_rest(self) -> None:
+        """Neither its start nor what an earlier scenario left it with is this one's cost."""
         deadline = time.monotonic() + SETTLE_WITHIN_S
         while self.program is not None and time.monotonic() < deadline:
             before = self.program.cpu_s()
@@ -98,19 +95,17 @@ def running(peer: Peer, model_server: ModelServer) -> Iterator[Running]:
     if peer.command is None:
         yield Running(peer, model_server.port, None, model_server, 0.0)
         return
-    folder = kept("running", peer.name)
-    place = Place(folder, _free_port(), _free_port(), model_server.port)
-    command = list(peer.command(place))
-    command[0] = program_path(command[0]) or command[0]
-    began = time.monotonic()
-    with programs_core():
-        program = Program(
-            command, folder=starts_in(peer, place), log=kept("logs") / f"{peer.name}.log", variables=peer.variables
-        )
-    with program:
-        start_s = _first_answer_s(peer, place.port, program, began)
-        yield Running(peer, place.port, program, model_server, start_s)
-    shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(prefix=peer.name, dir=kept("running"), ignore_cleanup_errors=True) as folder:
+        place = Place(Path(folder), _free_port(), _free_port(), model_server.port)
+        command = list(peer.command(place))
+        command[0] = program_path(command[0]) or command[0]
+        log = kept("logs") / f"{peer.name}.log"
+        began = time.monotonic()
+        with programs_core():
+            program = Program(command, folder=peer.started_in or place.folder, log=log, variables=peer.variables)
+        with program:
+            start_s = _first_answer_s(peer, place.port, program, began)
+            yield Running(peer, place.port, program, model_server, start_s)
 
 
 def _first_answer_s(peer: Peer, port: int, program: Program, began: float) -> float:
@@ -155,46 +150,3 @@ def _seen_values(seen: Seen, clients: Clients) -> dict[str, float]:
     times = seen.event_us if clients.events else seen.answer_us
     values |= {f"{quantile}_us": time_us for quantile, time_us in times.items()}
     return values | {f"first_{quantile}_us": time_us for quantile, time_us in seen.first_us.items()}
-
-
-# ---- looking on ----
-
-
-def _nothing() -> dict[str, float]:
-    return {}
-
-
-@contextmanager
-def _watching(program: Program, scenario: Scenario) -> Iterator[Callable[[], dict[str, float]]]:
-    """What was seen of the program's memory, once the block has ended."""
-    match scenario.watched:
-        case Watched.MEMORY:
-            assert scenario.clients is not None
-            with _memory(program, scenario.clients.connections) as seen:
-                yield seen
-        case Watched.PEAK:
-            program.forget_peak()
-            before = program.peak_bytes()
-            yield lambda: {"peak_bytes": program.peak_bytes() - before}
-        case _:
-            yield _nothing
-
-
-@contextmanager
-def _memory(program: Program, connections: int) -> Iterator[Callable[[], dict[str, float]]]:
-    before = program.memory_bytes()
-    most = before
-    over = threading.Event()
-
-    def look() -> None:
-        nonlocal most
-        while not over.wait(LOOK_S):
-            most = max(most, program.memory_bytes())
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield lambda: {"memory_bytes": most, "connection_bytes": (most - before) / connections}
-    finally:
-        over.set()
-        looking.join()

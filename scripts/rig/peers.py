@@ -1,125 +1,23 @@
-"""Who is measured: the gateway, each way it can be used, and the programs it is compared with.
+"""The programs the gateway is compared with, and all peers together.
 
 Each is set up as its own documentation would for streams: no access log, connections kept, one process or thread.
-How the others get here is `installation`'s.
+How they get here is `installation`'s.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
+from scripts.rig.gateway import gateways
 from scripts.rig.model_server import MODEL
-from scripts.rig.places import CHECKOUT, SOURCES, environment
+from scripts.rig.peer import Peer, Place
+from scripts.rig.places import SOURCES, environment
 
 REFERENCE = "nginx"
 DIRECT = "direct"
 LITELLM_KEY = "sk-rig-only"
-SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a program is to listen, on 127.0.0.1, and where it may keep files; `spare_port` is for its own metrics."""
-
-    folder: Path
-    port: int
-    spare_port: int
-    upstream_port: int
-
-    @property
-    def upstream(self) -> str:
-        return f"http://127.0.0.1:{self.upstream_port}"
-
-    def file(self, name: str, text: str) -> str:
-        path = self.folder / name
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-
-Command = Callable[[Place], Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """`command` writes the configuration and says how to start it; None: the clients ask the model server itself.
-
-    `binary` must be there. `websocket` is the path where it takes bare WebSockets. `imports` are the modules that are
-    imported at its start, `distributions` what it needs of the environment it shares (None: all of its own one).
-    """
-
-    name: str
-    command: Command | None = None
-    binary: str = sys.executable
-    websocket: str | None = None
-    headers: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
-    ready_within_s: float = 30.0
-    usual_start_s: float = 3.0
-    """What a start takes with its warming up, for the estimate of a run's length."""
-    own_environment: Path | None = None
-    debian_packages: tuple[str, ...] = ()
-    imports: str = ""
-    distributions: tuple[str, ...] = ()
-
-    @property
-    def is_installed(self) -> bool:
-        return self.command is None or program_path(self.binary) is not None
-
-
-def program_path(binary: str) -> str | None:
-    """Where a program is; Debian keeps servers in folders that not every user's PATH has."""
-    return shutil.which(binary, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_FOLDERS}")
-
-
-# ---- the gateway ----
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A row of the gateway's own: how it is asked, and what its `server` section says beside host and port."""
-
-    name: str
-    websocket: str | None = None
-    server: str = ""
-
-
-VARIANTS = (
-    Variant("gateway"),
-    Variant("gateway-ws", websocket="/v1/ws"),
-)
-
-
-def gateways(arguments: str = "") -> list[Peer]:
-    """The gateway's rows; `arguments` are added to its command line."""
-    return [
-        Peer(
-            variant.name,
-            _gateway_command(variant, shlex.split(arguments)),
-            websocket=variant.websocket,
-            imports="proxy.__main__, proxy.serving",
-            distributions=("penstock",),
-        )
-        for variant in VARIANTS
-    ]
-
-
-def _gateway_command(variant: Variant, arguments: Sequence[str]) -> Command:
-    def command(place: Place) -> Sequence[str]:
-        server = ", ".join(filter(None, ["host: 127.0.0.1", f"port: {place.port}", variant.server]))
-        routes = f"server: {{{server}}}\nroutes: {{{MODEL}: {{replicas: ['{place.upstream}'], health: none}}}}\n"
-        file = place.file("routes.yaml", routes)
-        return [sys.executable, "-m", "proxy", "serve", "-c", file, "--log-level", "warning", *arguments]
-
-    return command
-
-
-# ---- the others ----
 
 
 def _nginx(place: Place) -> Sequence[str]:
@@ -130,7 +28,8 @@ def _nginx(place: Place) -> Sequence[str]:
 pid nginx.pid; error_log error.log warn;
 events {{ worker_connections 16000; multi_accept on; }}
 http {{
-  access_log off; tcp_nodelay on; keepalive_timeout 75; keepalive_requests 1000000; client_max_body_size 64m;
+  access_log off; tcp_nodelay on; keepalive_timeout 75; keepalive_requests 1000000;
+  client_max_body_size 64m; client_body_buffer_size 2m;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
   upstream model_server {{ server 127.0.0.1:{place.upstream_port}; keepalive 512; keepalive_requests 1000000; }}
   server {{
@@ -220,7 +119,7 @@ OTHERS = (
             "NO_DOCS": "True",
         },
         ready_within_s=120,
-        usual_start_s=20,
+        usual_start_s=30,
         own_environment=environment("litellm"),
         imports="litellm.proxy.proxy_server",
     ),
@@ -230,8 +129,3 @@ OTHERS = (
 def all_peers(gateway_arguments: str = "") -> dict[str, Peer]:
     """Every peer by name, in the order of the table."""
     return {peer.name: peer for peer in (*OTHERS, *gateways(gateway_arguments))}
-
-
-def starts_in(peer: Peer, place: Place) -> Path:
-    """The folder a peer is started in; the gateway's is the checkout, whose package it runs."""
-    return CHECKOUT if "penstock" in peer.distributions else place.folder

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scripts.rig.peers import Peer
+from scripts.rig.peer import Peer
 from scripts.rig.scenarios import Scenario, Watched
 
 USUAL_ROUNDS = 3
 USUAL_MINUTES = 4.5
 """What a run may take by its estimate when nobody says how many rounds there shall be."""
-SCENARIO_OVERHEAD_S = 0.3
+SCENARIO_OVERHEAD_S = 0.7
 FOOTPRINT_S = 3.0
 
 
@@ -33,8 +33,16 @@ class Plan:
         """About how long it takes."""
         return sum(
             (peer.usual_start_s if peer.command is not None else 1.0) + sum(map(_scenario_s, scenarios))
-            for _, peer, scenarios in self.turns()
+            for _, peer, turn in self.turns()
+            for scenarios in starts(turn)
         )
+
+
+def starts(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
+    """What is measured of one start of a program, for each start that these take."""
+    together = [scenario for scenario in scenarios if not scenario.wants_fresh_program]
+    alone = [[scenario] for scenario in scenarios if scenario.wants_fresh_program]
+    return [together, *alone] if together else alone
 
 
 def plan(peers: Sequence[Peer], scenarios: Sequence[Scenario], rounds: int | None) -> Plan:

@@ -11,8 +11,8 @@ from scripts.rig.footprint import import_s, installed_bytes
 from scripts.rig.machine import describe, open_files
 from scripts.rig.measurement import NotReady, Running, running
 from scripts.rig.model_server import ModelServer, model_server
-from scripts.rig.peers import Peer
-from scripts.rig.plan import Plan
+from scripts.rig.peer import Peer
+from scripts.rig.plan import Plan, starts
 from scripts.rig.results import Failure, Measurement, Results
 from scripts.rig.scenarios import Scenario, Watched
 
@@ -24,19 +24,20 @@ def carry_out(plan: Plan, keep: Callable[[Results], None]) -> Results:
     results = Results(describe(), time.strftime("%Y-%m-%d"), plan.rounds)
     most_files = open_files()
     with model_server() as upstream:
-        for round_number, peer, scenarios in plan.turns():
-            try:
-                _take_turn(results, round_number, peer, scenarios, upstream, most_files)
-            except (NotReady, OSError, subprocess.SubprocessError) as error:
-                why = str(error) if isinstance(error, NotReady) else type(error).__name__
-                results.failures.append(Failure(peer.name, round_number, why))
-                _say(round_number, peer, f"failed: {error}")
-            keep(results)
-            time.sleep(PAUSE_S)
+        for round_number, peer, turn in plan.turns():
+            for scenarios in starts(turn):
+                try:
+                    _measure(results, round_number, peer, scenarios, upstream, most_files)
+                except (NotReady, OSError, subprocess.SubprocessError) as error:
+                    why = str(error) if isinstance(error, NotReady) else type(error).__name__
+                    results.failures.append(Failure(peer.name, round_number, why))
+                    _say(round_number, peer, f"failed: {error}")
+                keep(results)
+                time.sleep(PAUSE_S)
     return results
 
 
-def _take_turn(
+def _measure(
     results: Results,
     round_number: int,
     peer: Peer,
@@ -44,6 +45,8 @@ def _take_turn(
     upstream: ModelServer,
     most_files: int,
 ) -> None:
+    """One start of a peer, and all that is seen of it."""
+
     def found(scenario: Scenario, values: dict[str, float], kinds: dict[str, int] | None = None) -> None:
         results.measurements.append(Measurement(peer.name, scenario.name, round_number, values, kinds or {}))
         _say(round_number, peer, _told(scenario, values, kinds or {}))
@@ -55,7 +58,12 @@ def _take_turn(
                 found(scenario, {scenario.figure.value: value})
         started.warm_up()
         for scenario in scenarios:
-            if scenario not in at_start and started.takes(scenario, most_files):
+            if scenario in at_start:
+                continue
+            if scenario.files > most_files:
+                why = f"{scenario.name} needs {scenario.files} open files, and {most_files} are allowed"
+                results.failures.append(Failure(peer.name, round_number, why))
+            else:
                 found(scenario, *started.measure(scenario))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from scripts.rig.peers import REFERENCE
+from scripts.rig.peers import DIRECT, REFERENCE
 from scripts.rig.results import Results
 from scripts.rig.scenarios import Scenario, Watched
 
@@ -34,13 +34,13 @@ def _machine(results: Results) -> str:
 
 def _overview(results: Results) -> str:
     columns = [(_head(scenario), _figure(results, scenario)) for scenario in results.scenarios]
-    return _table(results.peers, columns)
+    return _table([peer for peer in results.peers if peer != DIRECT], columns)
 
 
 def _head(scenario: Scenario) -> str:
-    ratio = f" (× {REFERENCE})" if scenario.figure.compared else ""
-    name = scenario.name if scenario.name not in ("import", "size") else scenario.title
-    return f"{name}: {scenario.figure.unit}{ratio}"
+    figure = scenario.figure
+    more = f" (× {REFERENCE})" if figure.compared else " added" if figure.over_direct else ""
+    return f"{scenario.name}: {figure.unit}{more}"
 
 
 def _figure(results: Results, scenario: Scenario) -> Callable[[str], str]:
@@ -63,7 +63,7 @@ def _detail(results: Results, scenario: Scenario) -> str:
         return cell
 
     unit = scenario.figure.unit.partition("/")[2]
-    columns: list[Column] = [(scenario.figure.unit, _figure(results, scenario))]
+    columns: list[Column] = [(_head(scenario).partition(": ")[2], _figure(results, scenario))]
     if scenario.watched is Watched.CPU:
         spread = (f"least–most {scenario.figure.unit}", _spread(results, scenario))
         columns += [spread] if scenario.figure.compared else []

@@ -374,6 +374,7 @@ async def test_a_client_that_answers_no_ping_is_left(tmp_path: Path) -> None:
         record = await gateway.record()
         assert record.duration_ms is not None
         assert record.duration_ms < 1000
+        socket.transport.abort()
 
 
 async def test_a_slow_reader_pauses_its_upstream_and_gets_every_frame(tmp_path: Path) -> None:
@@ -431,3 +432,4 @@ async def test_a_client_that_does_not_answer_our_close_is_not_waited_for(
         socket.transport.pause_reading()
         record = await gateway.record()
         assert (record.duration_ms or 0) < 500
+        socket.transport.abort()

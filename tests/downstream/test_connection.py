@@ -55,6 +55,8 @@ MALFORMED = {
     "bad method": f"{CANARY}?! / HTTP/1.1\r\n\r\n".encode(),
     "bad version": f"GET /{CANARY} HTTP/9.9\r\nHost: h\r\n\r\n".encode(),
     "no HTTP at all": f"\x16\x03\x01{CANARY}\r\n\r\n".encode(),
+    "two hosts": get("/v1/models", f"Host: {CANARY}"),
+    "no host": f"GET /{CANARY} HTTP/1.1\r\n\r\n".encode(),
     "unknown expectation": post("/v1/chat/completions", chat(), f"Expect: {CANARY}"),
 }
 
@@ -199,7 +201,7 @@ async def test_a_head_that_never_ends_is_given_up(tmp_path: Path) -> None:
                 await asyncio.sleep(0.015)
             answer = await client.answer()
             assert await client.rest() == b""
-    assert 0.07 < loop.time() - began < 0.5
+    assert 0.07 < loop.time() - began < 1
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (408, "request_timeout")
     assert answer.headers["x-request-id"].startswith("req_")
     assert answer.headers["connection"] == "close"
@@ -217,15 +219,15 @@ async def test_an_idle_connection_is_not_a_slow_head(tmp_path: Path) -> None:
 
 
 async def test_a_head_in_two_pieces_is_served(tmp_path: Path) -> None:
-    async with served(DEMO.replace("port: 0", "port: 0, timeouts: {headers: 60ms}"), tmp_path) as gateway:
+    async with served(DEMO.replace("port: 0", "port: 0, timeouts: {headers: 200ms}"), tmp_path) as gateway:
         async with raw_client(gateway.port) as client:
             for _ in range(2):
                 request = get("/v1/models")
                 await client.send(request[:20])
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.01)
                 await client.send(request[20:])
                 assert (await client.answer("GET")).status == 200
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.25)
             await client.send(get("/v1/models"))
             assert (await client.answer("GET")).status == 200
 

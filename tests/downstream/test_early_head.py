@@ -69,7 +69,9 @@ async def test_silence_before_the_first_event_sends_the_head_and_signs_of_life(t
     assert (got.status, got.whole) == (200, True)
     assert got.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert got.headers["x-penstock-route"] == "m"
-    assert got.body.removesuffix(content("late") + STOP + DONE) in (b": ping\n" * 2, b": ping\n" * 3)
+    silence = got.body.removesuffix(content("late") + STOP + DONE)
+    assert silence.startswith(b": ping\n" * 2)
+    assert silence.replace(b": ping\n", b"") == b""
     assert again.body.lstrip(b": ping\n").endswith(STOP + DONE)
     assert [(record.status, record.end_state) for record in gateway.records] == [(200, EndState.COMPLETED)] * 2
     assert gateway.records[0].transport == "sse"

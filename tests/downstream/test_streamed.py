@@ -124,20 +124,21 @@ async def test_silence_between_events_is_broken_by_signs_of_life(path: str, tmp_
     first, last = (b"".join(event.wire for event in part) for part in (events[:cut], events[cut:]))
     silence = answer.body.removeprefix(first).removesuffix(last)
     assert answer.whole
-    assert silence in (KEEPALIVES[path] * 2, KEEPALIVES[path] * 3)
+    assert silence.count(KEEPALIVES[path]) >= 2
+    assert silence.replace(KEEPALIVES[path], b"") == b""
     assert gateway.records[0].end_state is EndState.COMPLETED
 
 
 async def test_no_sign_of_life_comes_while_events_do_or_after_the_end(tmp_path: Path) -> None:
     pieces = [OK_EVENTS, *(chunk(content(str(number))) for number in range(10)), chunk(STOP + DONE) + LAST_CHUNK]
     async with (
-        scripted_upstream(paced(*pieces, pause_s=0.01)) as upstream,
-        served(one_route(upstream.url, "keepalive: 60ms"), tmp_path) as gateway,
+        scripted_upstream(paced(*pieces, pause_s=0.025)) as upstream,
+        served(one_route(upstream.url, "keepalive: 200ms"), tmp_path) as gateway,
         raw_client(gateway.port) as client,
     ):
         await client.send(post("/v1/chat/completions", chat()))
         answer = await client.answer()
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.25)
         client.writer.write_eof()
         assert await client.rest() == b""
     assert b"ping" not in answer.body
@@ -289,7 +290,7 @@ async def test_a_slow_reader_slows_its_own_upstream_only_and_gets_every_byte(tmp
             started = asyncio.get_running_loop().time()
             await neighbour.send(post("/v1/chat/completions", chat(user="neighbour")))
             beside = await neighbour.answer()
-            assert asyncio.get_running_loop().time() - started < 0.6
+            assert asyncio.get_running_loop().time() - started < 1
             assert beside.body == b"".join(content(str(number)) for number in range(50)) + STOP + DONE
             assert flood.sent == before
             slow.writer.transport.resume_reading()  # type: ignore[attr-defined]

@@ -1,0 +1,52 @@
+"""The gateway's own rows: each way it can be used, and each setting that is worth a row."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scripts.rig.model_server import MODEL
+from scripts.rig.peer import Command, Peer, Place
+from scripts.rig.places import CHECKOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A row of the gateway's own: how it is asked, and what its `server` section says beside host and port."""
+
+    name: str
+    websocket: str | None = None
+    server: str = ""
+
+
+VARIANTS = (
+    Variant("gateway"),
+    Variant("gateway-ws", websocket="/v1/ws"),
+)
+
+
+def gateways(arguments: str = "") -> list[Peer]:
+    """The gateway's rows; `arguments` are added to its command line."""
+    return [
+        Peer(
+            variant.name,
+            _gateway_command(variant, shlex.split(arguments)),
+            websocket=variant.websocket,
+            imports="proxy.__main__, proxy.serving",
+            distributions=("penstock",),
+            started_in=CHECKOUT,
+        )
+        for variant in VARIANTS
+    ]
+
+
+def _gateway_command(variant: Variant, arguments: Sequence[str]) -> Command:
+    def command(place: Place) -> Sequence[str]:
+        server = ", ".join(filter(None, ["host: 127.0.0.1", f"port: {place.port}", variant.server]))
+        routes = f"server: {{{server}}}\nroutes: {{{MODEL}: {{replicas: ['{place.upstream}'], health: none}}}}\n"
+        file = place.file("routes.yaml", routes)
+        return [sys.executable, "-m", "proxy", "serve", "-c", file, "--log-level", "warning", *arguments]
+
+    return command
