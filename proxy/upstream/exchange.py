@@ -235,7 +235,7 @@ class Exchange:
             self._stream.publish(events)
 
     def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting | None) -> None:
-        """Pass on events of which those before `position` are content, and that one is `sighting` (None: not observed)."""
+        """Pass on events: those before `position` are content, that one is `sighting` (None: not observed yet)."""
         passed = events[:position]
         ended = False
         for event in events[position:]:

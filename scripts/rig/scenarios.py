@@ -64,7 +64,9 @@ class Scenario:
     @property
     def files(self) -> int:
         """How many files the program must be able to open: a socket to each side, and some of its own."""
-        return 2 * self.clients.connections + 100 if self.clients is not None else 0
+        if self.clients is None:
+            return 0
+        return self.clients.connections * (1 if self.clients.idle else 2) + 100
 
 
 _AN_EVENT = Figure("cpu_us", "µs/event", compared=True)
