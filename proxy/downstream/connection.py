@@ -9,12 +9,14 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from proxy.errors import GatewayError, InternalError, InvalidRequest, RequestTimeout
 from proxy.protocols.openai import OPENAI
+from proxy.wire.frames import close_frame
 from proxy.wire.headers import new_request_id
+from proxy.wire.masking import MaskWatch
 
 WRITE_BUFFER_BYTES = 64 * 1024
 """What may wait for a slow reader before its upstream is paused; one more batch may come on top."""
@@ -41,12 +43,18 @@ class ClientConnection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._on_writable: Callable[[], None] | None = None
         self._outgoing: asyncio.Transport | None = None
+        self._masks: MaskWatch | None = None
         self._waiting_bytes = 0
         self._stalled_timer: asyncio.TimerHandle | None = None
 
     def when_writable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` each time the reader has caught up; None: no more."""
         self._on_writable = callback
+
+    def require_masks(self) -> None:
+        """From here on the client speaks WebSocket: an unmasked frame ends the connection with 1002."""
+        self._masks = MaskWatch()
+        self._check_masks(self._message_tail)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -57,6 +65,8 @@ class ClientConnection(RequestHandler):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
+        if self._masks is not None and not self._check_masks(data):
+            return
         super().data_received(data)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._break_body()
@@ -111,6 +121,15 @@ class ClientConnection(RequestHandler):
         )
         response.force_close()
         return response
+
+    def _check_masks(self, data: bytes) -> bool:
+        assert self._masks is not None
+        if self._masks.all_masked(data):
+            return True
+        if self._outgoing is not None and not self._outgoing.is_closing():
+            self._outgoing.write(close_frame(WSCloseCode.PROTOCOL_ERROR, "unmasked"))
+        self.force_close()
+        return False
 
     def _watch_reader(self) -> None:
         """A reader that is behind must take something in time."""

@@ -64,6 +64,8 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             record.finish(end_state_of(named), now())
             response = error_response(named, request.path, record)
             record.bytes_out = _body_bytes(response)
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = error.headers["Allow"]
         finally:
             if request.path not in UNLOGGED:
                 publish(record)

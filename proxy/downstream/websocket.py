@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from aiohttp import web
 
 from proxy.downstream.bare import BareSession
+from proxy.downstream.connection import ClientConnection
 from proxy.downstream.edge import RECORD
 from proxy.downstream.gate import Gate
 from proxy.downstream.handshake import read_offer, without_credentials
@@ -74,6 +76,7 @@ class WebSocketApi:
             writer_limit=WRITER_LIMIT_BYTES,
             timeout=CLOSE_WITHIN_S,
         )
+        cast("ClientConnection", request.protocol).require_masks()
         await socket.prepare(without_credentials(request, offer))
         session = BareSession(
             socket,

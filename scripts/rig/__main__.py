@@ -73,6 +73,8 @@ def _run(options: argparse.Namespace) -> Results:
     folder.mkdir(parents=True, exist_ok=True)
     names = ", ".join(peer.name for peer in chosen.peers)
     print(f"{names}: rounds: {chosen.rounds}; about {chosen.seconds() / 60:.1f} minutes", file=sys.stderr)
+    for peer in chosen.cut_short():
+        print(f"{peer.name} starts slowly: only the essential; --rounds 1 gives it all scenarios", file=sys.stderr)
     with rigs_core():
         results = carry_out(chosen, lambda so_far: so_far.save(folder / "results.json"))
     (folder / "table.md").write_text(tables(results), encoding="utf-8")

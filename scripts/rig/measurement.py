@@ -23,7 +23,7 @@ from scripts.rig.scenarios import Scenario
 
 ASK_AGAIN_S = 0.005
 ONE_ANSWER_S = 10.0
-WARM_UP = (Clients(8, 0.6, 50), Clients(8, 0.3))
+WARM_UP = (Clients(8, 0.5, 50), Clients(8, 0.2))
 SETTLED_SHARE = 0.03
 """Of its core: a program that uses less than this is at rest."""
 SETTLE_LOOK_S = 0.3

@@ -284,3 +284,9 @@ async def test_a_client_that_is_lost_while_it_is_answered_is_no_failure_of_ours(
     with pytest.raises(ClientConnectionError):
         await client.get("/lost")
     assert [(record.status, record.end_state) for record in records] == [(499, EndState.CLIENT_CLOSED)]
+
+
+async def test_a_method_that_is_not_allowed_is_told_which_ones_are(tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway:
+        answered = await ask(gateway.port, get("/v1/chat/completions", method="PUT"), "PUT")
+    assert set(answered.headers["allow"].split(",")) == {"GET", "OPTIONS", "POST"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import websockets
+from websockets.frames import Frame, Opcode
 
 from proxy.downstream.websocket import BARE_PATHS
 from proxy.telemetry.record import EndState
@@ -111,3 +112,38 @@ async def test_sessions_that_do_not_answer_do_not_hold_the_drain_up(tmp_path: Pa
         assert asyncio.get_running_loop().time() - started < 1.5
         for socket in sockets:
             socket.transport.abort()
+
+
+UPGRADE = (
+    b"GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+REQUEST = b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
+
+
+def text(payload: bytes, *, masked: bool) -> bytes:
+    return Frame(Opcode.TEXT, payload).serialize(mask=masked)
+
+
+@pytest.mark.parametrize("first", [b"", text(b'{"model":"nope"}', masked=True)], ids=["first", "second"])
+@pytest.mark.parametrize("early", [False, True], ids=["after the answer", "with the upgrade"])
+async def test_an_unmasked_frame_is_a_protocol_error(first: bytes, early: bool, tmp_path: Path) -> None:
+    unmasked = text(REQUEST, masked=False)
+    async with served(one_route("demo://"), tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(UPGRADE + (first + unmasked if early else b""))
+        if not early:
+            assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+            await client.send(first)
+            await client.send(unmasked)
+        async with asyncio.timeout(5):
+            rest = await client.reader.read(-1)
+        assert rest.endswith(b"\x88\x0a" + (1002).to_bytes(2) + b"unmasked")
+        assert [record.status for record in gateway.records if record.path == "/v1/ws"][-1] != 500
+
+
+async def test_masked_frames_sent_with_the_upgrade_are_served(tmp_path: Path) -> None:
+    url = "demo://?tokens=2&interval=1ms&first=1ms"
+    async with served(one_route(url), tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(UPGRADE + text(REQUEST, masked=True))
+        async with asyncio.timeout(5):
+            assert await client.reader.readuntil(b"[DONE]")
