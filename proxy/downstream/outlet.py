@@ -18,6 +18,19 @@ from proxy.streams.stream import Stream
 class Outlet:
     """One client's transport. `bytes_out` counts what was put. The owner's duty: `close` it."""
 
+    __slots__ = (
+        "_connection",
+        "_last_put",
+        "_loop",
+        "_now",
+        "_on_silence",
+        "_silence_s",
+        "_silence_timer",
+        "_stream",
+        "_transport",
+        "bytes_out",
+    )
+
     def __init__(self, request: web.Request) -> None:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time

@@ -30,6 +30,16 @@ class StreamedAnswer:
     an event (None: never). The owner's duty: `close` it.
     """
 
+    __slots__ = (
+        "_chunked",
+        "_keepalive",
+        "_keepalive_s",
+        "_outlet",
+        "_terminal_error",
+        "finished",
+        "response",
+    )
+
     def __init__(self, status: int, headers: CIMultiDict[str], *, keepalive: bytes, keepalive_s: float | None) -> None:
         self.response = PushedResponse(status=status, headers=headers)
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -59,6 +59,28 @@ class UpstreamConnection(asyncio.Protocol):
     once, when it is gone.
     """
 
+    __slots__ = (
+        "_any_byte",
+        "_busy",
+        "_ended",
+        "_finish_timer",
+        "_framing_bytes",
+        "_head",
+        "_header_bytes",
+        "_headers",
+        "_in_head",
+        "_keep_alive",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_receiver",
+        "_served",
+        "_transport",
+        "_until_close",
+    )
+
     def __init__(
         self, on_idle: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
     ) -> None:

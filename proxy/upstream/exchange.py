@@ -52,6 +52,35 @@ class Exchange:
     `credentials`: the replica's own headers, taken out of its error answers and error events.
     """
 
+    __slots__ = (
+        "_committed",
+        "_connection",
+        "_credentials",
+        "_deadlines",
+        "_ends_with_body",
+        "_error_seen",
+        "_feed",
+        "_head",
+        "_held",
+        "_loop",
+        "_max_event_bytes",
+        "_now",
+        "_observe",
+        "_on_closed",
+        "_on_malformed",
+        "_parse",
+        "_parser",
+        "_paused",
+        "_preamble_timer",
+        "_spoken",
+        "_stream",
+        "_streaming",
+        "_watcher",
+        "_whole",
+        "_whole_bytes",
+        "opened",
+    )
+
     def __init__(
         self,
         *,
