@@ -1,20 +1,37 @@
-"""The benchmark runs: a tiny scenario through the real rig, against the real gateway, over HTTP and WebSocket."""
+"""The benchmark runs: a tiny scenario through the real rig, against the real gateway, over HTTP and WebSocket; and its
+clients notice what is wrong with a stream."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from scripts.rig.clients import Clients, Seen, run_clients
 from scripts.rig.page import BEGIN, END, write_page
+from scripts.rig.peers import all_peers
 from scripts.rig.places import CHECKOUT, PAGE
+from scripts.rig.plan import plan
 from scripts.rig.results import Results, load
+from scripts.rig.scenarios import SCENARIOS
+from tests.support.upstream import (
+    DONE,
+    LAST_CHUNK,
+    OK_EVENTS,
+    answer,
+    answering_once,
+    chunk,
+    content,
+    scripted_upstream,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -135,3 +152,56 @@ def test_results_are_json_that_others_can_read(run: Path) -> None:
     told = json.loads((run / "results.json").read_text())
     assert {"machine", "when", "rounds", "measurements", "failures"} == set(told)
     assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
+
+
+def test_a_run_of_all_peers_fits_into_five_minutes_and_takes_its_turns_in_rounds() -> None:
+    peers = list(all_peers().values())
+    usual = [scenario for scenario in SCENARIOS if scenario.usual]
+    assert plan(peers, usual, None).seconds() < 300
+    asked = plan(peers[:3], usual, 2)
+    assert [(number, peer.name) for number, peer, _ in asked.turns()] == [
+        (number, peer.name) for number in (0, 1) for peer in peers[:3]
+    ]
+
+
+def marked(*places: int) -> list[bytes]:
+    """Events as the rig's model server sends them, with these numbers."""
+    return [content(f"@{time.monotonic_ns():019}:{place:06}") for place in places]
+
+
+async def seen_of(*pieces: bytes, events: int = 3) -> Seen:
+    """What one client says of one answer that was to have so many events."""
+    async with scripted_upstream(answering_once(*pieces)) as upstream:
+        port = int(upstream.url.rpartition(":")[2])
+        return await asyncio.to_thread(run_clients, Clients(1, 5, events, requests=1), port)
+
+
+@pytest.mark.parametrize("cut_at", [None, 1, 70, 300])
+async def test_clients_find_a_whole_stream_right_wherever_it_is_cut(cut_at: int | None) -> None:
+    stream = b"".join(chunk(event) for event in [*marked(0, 1, 2), DONE]) + LAST_CHUNK
+    pieces = (stream,) if cut_at is None else (stream[:cut_at], stream[cut_at:])
+    seen = await seen_of(OK_EVENTS, *pieces)
+    assert (seen.right, seen.kinds, seen.events) == (1, {}, 3)
+    assert seen.event_us["p50"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("events", "ending", "kind"),
+    [
+        pytest.param(marked(0, 2, 1), DONE, "events out of order", id="two events change places"),
+        pytest.param(marked(0, 0, 1, 2), DONE, "events out of order", id="one comes twice"),
+        pytest.param(marked(0, 2), DONE, "events out of order", id="one in the middle is missing"),
+        pytest.param(marked(0, 1), DONE, "events missing", id="the last one is missing"),
+        pytest.param(marked(0, 1, 2), b"data: {}\n\n", "no [DONE]", id="the end mark is missing"),
+    ],
+)
+async def test_clients_name_what_is_wrong_with_a_stream(events: list[bytes], ending: bytes, kind: str) -> None:
+    seen = await seen_of(OK_EVENTS, *map(chunk, [*events, ending]), LAST_CHUNK)
+    assert (seen.right, seen.wrong, seen.kinds) == (0, 1, {kind: 1})
+
+
+async def test_clients_notice_a_body_that_breaks_off_and_another_status() -> None:
+    broken = await seen_of(OK_EVENTS, *map(chunk, [*marked(0, 1, 2), DONE]))
+    assert (broken.right, broken.kinds) == (0, {"the server closed before the end": 1})
+    refused = await seen_of(answer(503, b"{}"))
+    assert (refused.right, refused.kinds) == (0, {"status 503": 1})

@@ -8,8 +8,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.browser import running_browser, watched_page
+from tests.support.cable import laid_cable
 from tests.support.gateway import running_gateway
-from tests.support.playground import ROUTES, Playground, laid_cable, open_playground
+from tests.support.playground import ROUTES, Playground, open_playground
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

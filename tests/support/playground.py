@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from tests.support.browser import WatchedPage, watched_page
 
@@ -69,51 +67,3 @@ async def open_playground(browser: Browser, url: str, **kind: Any) -> AsyncItera
         opened = Playground(watched)
         await opened.connected()
         yield opened
-
-
-class Cable:
-    """A TCP line to the gateway that can be cut and laid again on the same port."""
-
-    def __init__(self, target: str) -> None:
-        self._target = urlsplit(target)
-        self._ends: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self._port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    async def lay(self) -> None:
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for end in self._ends:
-            end.transport.abort()
-        self._ends.clear()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._ends |= {writer, far_writer}
-        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-        except ConnectionError:
-            pass
-        writer.transport.abort()
-
-
-@asynccontextmanager
-async def laid_cable(target: str) -> AsyncIterator[Cable]:
-    cable = Cable(target)
-    await cable.lay()
-    try:
-        yield cable
-    finally:
-        await cable.cut()
