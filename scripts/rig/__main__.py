@@ -1,6 +1,7 @@
 """The command behind scripts/bench.
 
-Exit codes: 0 done, 1 failed (no compiler, a peer that could not be installed, nothing measured), 2 bad usage.
+Exit codes: 0 done, 1 failed (no compiler, a peer that could not be installed, nothing measured), 2 bad usage,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from scripts.rig.rounds import carry_out
 from scripts.rig.scenarios import BY_NAME, SCENARIOS, Scenario
 from scripts.rig.table import tables
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 Thing = TypeVar("Thing")
 
 
@@ -47,11 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CannotBuild, CannotInstall) as error:
         print(f"scripts/bench: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _work(options: argparse.Namespace) -> int:
     if options.install_peers is not None:
-        install(options.install_peers)
+        installable = {name: name for name in INSTALLABLE}
+        install(
+            _named(options.install_peers, installable, "installable peer") if options.install_peers else installable
+        )
         return DONE
     if options.results is not None:
         results = load(options.results)
@@ -88,7 +94,7 @@ def _peers(named: str | None, gateway_arguments: str) -> list[Peer]:
     peers = all_peers(gateway_arguments)
     if named is None:
         return [peer for peer in peers.values() if peer.is_installed]
-    chosen = _named(named, peers, "peer")
+    chosen = _named(named.split(","), peers, "peer")
     missing = [peer.name for peer in chosen if not peer.is_installed]
     if missing:
         raise BadUsage(f"not installed: {', '.join(missing)}; scripts/bench --install-peers {' '.join(missing)}")
@@ -100,11 +106,11 @@ def _scenarios(named: str | None) -> list[Scenario]:
         return [scenario for scenario in SCENARIOS if scenario.usual]
     if named == "all":
         return [scenario for scenario in SCENARIOS if scenario.name != "S0"]
-    return _named(named, BY_NAME, "scenario")
+    return _named(named.split(","), BY_NAME, "scenario")
 
 
-def _named(named: str, things: dict[str, Thing], what: str) -> list[Thing]:
-    names = [name.strip() for name in named.split(",") if name.strip()]
+def _named(named: Sequence[str], things: dict[str, Thing], what: str) -> list[Thing]:
+    names = [name.strip() for name in named if name.strip()]
     unknown = [name for name in names if name not in things]
     if unknown or not names:
         raise BadUsage(f"no {what} is called {', '.join(unknown) or 'nothing'}; there are {', '.join(things)}")

@@ -17,7 +17,7 @@ from scripts.rig.machine import programs_core
 from scripts.rig.memory import nothing, watch
 from scripts.rig.model_server import MODEL, ModelServer
 from scripts.rig.peer import Peer, Place, program_path
-from scripts.rig.places import kept
+from scripts.rig.places import kept, log_of
 from scripts.rig.program import Program
 from scripts.rig.scenarios import Scenario
 
@@ -99,10 +99,11 @@ def running(peer: Peer, model_server: ModelServer) -> Iterator[Running]:
         place = Place(Path(folder), _free_port(), _free_port(), model_server.port)
         command = list(peer.command(place))
         command[0] = program_path(command[0]) or command[0]
-        log = kept("logs") / f"{peer.name}.log"
         began = time.monotonic()
         with programs_core():
-            program = Program(command, folder=peer.started_in or place.folder, log=log, variables=peer.variables)
+            program = Program(
+                command, folder=peer.started_in or place.folder, log=log_of(peer.name), variables=peer.variables
+            )
         with program:
             start_s = _first_answer_s(peer, place.port, program, began)
             yield Running(peer, place.port, program, model_server, start_s)

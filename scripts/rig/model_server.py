@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from scripts.rig.machine import rigs_core
 from scripts.rig.native_programs import native_program
-from scripts.rig.places import kept
+from scripts.rig.places import kept, log_of
 from scripts.rig.program import Program
 
 MODEL = "sim-model"
@@ -46,6 +46,6 @@ class ModelServer:
 def model_server() -> Iterator[ModelServer]:
     command = [str(native_program("upstream"))]
     with rigs_core():
-        program = Program(command, folder=kept(), log=kept("logs") / "model_server.log", says=True)
+        program = Program(command, folder=kept(), log=log_of("model_server"), says=True)
     with program:
         yield ModelServer(program, int(program.first_line()))

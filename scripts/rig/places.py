@@ -21,3 +21,8 @@ def kept(*names: str) -> Path:
 def environment(folder: str) -> Path:
     """A peer's virtual environment, whether it is there or not."""
     return CACHE / "environments" / folder
+
+
+def log_of(program: str) -> Path:
+    """What a program said when it last ran."""
+    return kept("logs") / f"{program}.log"

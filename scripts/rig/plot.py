@@ -1,6 +1,6 @@
 """A run's CPU figures as bars, in SVG written by hand: a panel for each scenario that is compared with nginx.
 
-A bar that is many times the others' length is cut and says so, or nothing else could be told apart.
+A bar that is many times as long as the next one is cut, or nothing else could be told apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ WIDTH = 760
 NAMES_WIDTH = 120
 NUMBERS_WIDTH = 170
 BAR_HEIGHT, BAR_PITCH, TITLE_HEIGHT, MARGIN = 18, 26, 34, 20
-CUT_AT = 6.0
-"""Times nginx's figure, or the least one's: longer bars are cut."""
+CUT_TIMES = 4.0
+"""A bar so many times as long as the next shorter one is cut, and those that are longer still."""
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1d2430 }
   .title { font-weight: 600 }
-  .number { font-variant-numeric: tabular-nums }
+  .number { font-variant-numeric: tabular-nums; paint-order: stroke; stroke: #fff; stroke-width: 4px }
   .bar { fill: #9aa7b8 }
   .ours { fill: #2563c9 }
   .line { stroke: #c05621; stroke-width: 1.5; stroke-dasharray: 4 3 }
@@ -50,17 +50,26 @@ def _panel(results: Results, scenario: Scenario, top: int) -> tuple[list[str], i
     parts = [_text(MARGIN, top + 14, f"{scenario.name}: {scenario.title}, {scenario.figure.unit}", "title")]
     if not shown:
         return parts, TITLE_HEIGHT
-    reference = shown.get(REFERENCE, min(shown.values())) or 1.0
-    longest = min(max(shown.values()), reference * CUT_AT)
-    scale = (WIDTH - 2 * MARGIN - NAMES_WIDTH - NUMBERS_WIDTH) / longest
-    for position, (peer, value) in enumerate(shown.items()):
-        parts += _bar(results, scenario, peer, value, top + TITLE_HEIGHT + position * BAR_PITCH, scale, longest)
+    longest = _longest_whole(sorted(shown.values()))
+    scale = (WIDTH - 2 * MARGIN - NAMES_WIDTH - NUMBERS_WIDTH) / (longest or 1.0)
     height = TITLE_HEIGHT + len(shown) * BAR_PITCH
     if REFERENCE in shown:
-        x = MARGIN + NAMES_WIDTH + reference * scale
+        x = MARGIN + NAMES_WIDTH + shown[REFERENCE] * scale
         ends = f'x1="{x:.1f}" y1="{top + TITLE_HEIGHT - 6}" x2="{x:.1f}" y2="{top + height - 2}"'
         parts.append(f'<line class="line" {ends}/>')
+    for position, (peer, value) in enumerate(shown.items()):
+        parts += _bar(results, scenario, peer, value, top + TITLE_HEIGHT + position * BAR_PITCH, scale, longest)
     return parts, height
+
+
+def _longest_whole(ascending: list[float]) -> float:
+    """The largest of these that is not many times the one before it."""
+    longest = ascending[0]
+    for value in ascending:
+        if value > longest * CUT_TIMES:
+            break
+        longest = value
+    return longest
 
 
 def _bar(

@@ -12,6 +12,7 @@ from scripts.rig.machine import describe, open_files
 from scripts.rig.measurement import NotReady, Running, running
 from scripts.rig.model_server import ModelServer, model_server
 from scripts.rig.peer import Peer
+from scripts.rig.places import log_of
 from scripts.rig.plan import Plan, starts
 from scripts.rig.results import Failure, Measurement, Results
 from scripts.rig.scenarios import Scenario, Watched
@@ -31,7 +32,7 @@ def carry_out(plan: Plan, keep: Callable[[Results], None]) -> Results:
                 except (NotReady, OSError, subprocess.SubprocessError) as error:
                     why = str(error) if isinstance(error, NotReady) else type(error).__name__
                     results.failures.append(Failure(peer.name, round_number, why))
-                    _say(round_number, peer, f"failed: {error}")
+                    _say(round_number, peer, f"failed: {error} ({log_of(peer.name)})")
                 keep(results)
                 time.sleep(PAUSE_S)
     return results

@@ -77,7 +77,7 @@ def test_every_stream_was_right_for_every_row(results: Results) -> None:
     for peer in ROWS:
         (measured,) = results.of(peer, "S0")
         assert measured.kinds == {}
-        assert (measured.values["right"], measured.values["wrong"], measured.values["cut"]) == (4, 0, 0)
+        assert (measured.values["right"], measured.values["wrong"], measured.values["cut"]) == (8, 0, 0)
 
 
 def test_programs_have_a_cpu_figure_and_a_start_and_the_direct_way_has_none(results: Results) -> None:
@@ -139,7 +139,12 @@ def test_an_earlier_run_is_shown_again(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(("--peers", "apache"), "apache"), (("--scenarios", "S9"), "S9"), (("--rounds", "0"), "rounds")],
+    [
+        (("--peers", "apache"), "apache"),
+        (("--install-peers", "apache"), "apache"),
+        (("--scenarios", "S9"), "S9"),
+        (("--rounds", "0"), "rounds"),
+    ],
 )
 def test_what_does_not_exist_is_bad_usage(arguments: tuple[str, ...], named: str) -> None:
     refused = bench(*arguments)

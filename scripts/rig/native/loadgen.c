@@ -55,7 +55,7 @@ static bytes message;                    // the body as one masked text frame
 static int poller;
 static uint64_t ends_at;
 static client *clients;
-static long asked, right, wrong, marks, writes_seen, opened, upgraded;
+static long asked, right, wrong, marks, reads, opened, upgraded;
 static sample on_the_way, to_first_mark, to_the_end;
 static struct {
     char text[KIND_BYTES];
@@ -66,12 +66,11 @@ static struct {
 
 static void note_wrong(const char *kind) {
     wrong++;
-    for (int i = 0; i < KINDS; i++)
-        if (!kinds[i].count || !strcmp(kinds[i].text, kind)) {
-            snprintf(kinds[i].text, KIND_BYTES, "%s", kind);
-            kinds[i].count++;
-            return;
-        }
+    int i = 0;
+    while (i < KINDS - 1 && kinds[i].count && strcmp(kinds[i].text, kind))
+        i++;
+    snprintf(kinds[i].text, KIND_BYTES, "%s", i < KINDS - 1 ? kind : "others");
+    kinds[i].count++;
 }
 
 static void hang_up(client *c) {
@@ -329,8 +328,9 @@ static void take(client *c, const char *data, size_t size) {
             fail(c, "not an HTTP answer");
         else if (c->answer.state == WHOLE) {
             if (size)
-                note_wrong("bytes after the answer");
-            end_answer(c, now);
+                fail(c, "bytes after the answer");
+            else
+                end_answer(c, now);
             return;
         }
     }
@@ -368,7 +368,7 @@ static void hear(client *c, uint32_t what) {
         return;
     ssize_t size = recv(c->fd, buffer, sizeof buffer, 0);
     if (size > 0) {
-        writes_seen++;
+        reads++;
         take(c, buffer, (size_t)size);
     } else if (!size)
         lose(c, "the server closed before the end");
@@ -464,7 +464,7 @@ static void print_result(double seconds) {
     }
     printf("{\"seconds\":%.3f,\"asked\":%ld,\"right\":%ld,\"wrong\":%ld,\"cut\":%ld,\"connections\":%ld,\"open\":%ld,"
            "\"upgraded\":%ld,\"events\":%ld,\"reads\":%ld,\"cpu_s\":%.3f,",
-           seconds, asked, right, wrong, cut, opened, open, upgraded, marks, writes_seen, cpu_s);
+           seconds, asked, right, wrong, cut, opened, open, upgraded, marks, reads, cpu_s);
     sample_print("event_us", &on_the_way);
     printf(",");
     sample_print("first_us", &to_first_mark);
