@@ -10,7 +10,7 @@ _MASK_BYTES = 4
 
 
 class MaskWatch:
-    """Follows one client's frames. A head is two bytes, an extended length, and four bytes of mask; then the payload."""
+    """Follows one client's frames: a head of two bytes, an extended length, four bytes of mask, then the payload."""
 
     __slots__ = ("_head", "_skip_bytes")
 
