@@ -122,6 +122,7 @@ async def test_every_replica_is_asked_and_told_apart(tmp_path: Path) -> None:
         ("other", 0, True),
         ("tour", 0, True),
     ]
+    assert results[3].finding == "answers 200"
 
 
 async def test_without_routes_there_is_nothing_to_ask() -> None:
