@@ -57,7 +57,7 @@ async def stopped(gateway: RunningGateway) -> int:
 async def refused(number: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", number)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue when that closed
         return True
     writer.close()
     return False
