@@ -27,6 +27,7 @@ from proxy.relay import Relay
 from proxy.routing.table import Route, build_table
 from proxy.telemetry.record import RequestRecord
 from proxy.upstream.dispatch import Dispatch
+from proxy.upstream.gather import gatherer
 from proxy.upstream.pool import Pool
 
 BACKLOG = 4096
@@ -54,7 +55,7 @@ class Gateway:
     def __init__(self, config: Config, publish: Callable[[RequestRecord], None]) -> None:
         self._config = config
         self._publish = publish
-        self._pool = Pool()
+        self._pool = Pool(gatherer(config.server.gather))
         self._malformed = _MalformedEvents()
         dispatch = Dispatch(
             self._pool, max_event_bytes=config.server.max_event_bytes, on_malformed=self._malformed.dropped

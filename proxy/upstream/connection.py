@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
+from proxy.upstream.gather import Gatherer
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of the head; and of trailers or chunk extensions that come without a byte of the body."""
@@ -61,10 +62,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_any_byte",
+        "_awaited",
         "_busy",
         "_ended",
         "_finish_timer",
         "_framing_bytes",
+        "_gatherer",
         "_head",
         "_header_bytes",
         "_headers",
@@ -82,10 +85,15 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     def __init__(
-        self, on_idle: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
+        self,
+        on_idle: Callable[[UpstreamConnection], None],
+        on_lost: Callable[[UpstreamConnection], None],
+        gatherer: Gatherer | None = None,
     ) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
+        self._gatherer = gatherer
+        self._awaited: int | None = None
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
@@ -120,7 +128,16 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         self._busy = True
         self._receiver = receiver
+        if self._gatherer is not None and (raw := self._transport.get_extra_info("socket")) is not None:
+            self._awaited = raw.fileno()
+            self._gatherer.await_first(self._awaited)
         self._transport.write(request)
+
+    def flow(self) -> None:
+        """The answer's first content came: what follows may be gathered with what other connections bring."""
+        if self._awaited is not None and self._gatherer is not None:
+            self._gatherer.first_came(self._awaited)
+            self._awaited = None
 
     def pause(self) -> None:
         """Read no more until `resume`: somebody downstream is full."""
@@ -144,6 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
     def close(self) -> None:
         """Drop the connection at once; the receiver hears nothing more."""
         self._receiver = None
+        self.flow()
         if self._transport is not None:
             self._transport.abort()
 
@@ -157,6 +175,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()  # an idle server has nothing to say
             return
         self._any_byte = True
+        if self._gatherer is not None:
+            self._gatherer.read()
         try:
             self._parser.feed_data(data)
             if self._pieces:
@@ -181,6 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
         return False  # close our side too: a server that half-closes has said all
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.flow()
         self._transport = None
         self._parser = None
         if self._finish_timer is not None:
@@ -243,6 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish_timer.cancel()
             self._finish_timer = None
         self._served += 1
+        self.flow()
         self._rest()
         if self._transport is not None:
             if keep and self.usable and not self._transport.get_write_buffer_size():

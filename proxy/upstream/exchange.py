@@ -349,6 +349,7 @@ class Exchange:
         self._spoken = True
         self._stream.first_content_at = self._now()
         if self._connection is not None:
+            self._connection.flow()
             self._deadlines.spoken()
 
     def _finish(self) -> None:

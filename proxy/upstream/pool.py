@@ -13,6 +13,7 @@ from proxy.errors import UpstreamUnreachable
 from proxy.routing.replica import Origin
 from proxy.upstream import demo
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.gather import Gatherer
 
 KEEP_S = 4.0
 """How long an unused connection is kept. uvicorn (vLLM, SGLang, transformers serve) closes its own after 5 s."""
@@ -21,7 +22,8 @@ KEEP_S = 4.0
 class Pool:
     """Owns every upstream connection. Idle ones are handed out newest first, so that a quiet pool shrinks."""
 
-    def __init__(self) -> None:
+    def __init__(self, gatherer: Gatherer | None = None) -> None:
+        self._gatherer = gatherer
         self._loop = asyncio.get_running_loop()
         self._idle: defaultdict[Origin, dict[UpstreamConnection, float]] = defaultdict(dict)
         self._all: set[UpstreamConnection] = set()
@@ -51,7 +53,7 @@ class Pool:
             await asyncio.sleep(0)
 
     async def _connect(self, origin: Origin, timeout_s: float | None) -> UpstreamConnection:
-        connection = UpstreamConnection(partial(self._keep, origin), partial(self._forget, origin))
+        connection = UpstreamConnection(partial(self._keep, origin), partial(self._forget, origin), self._gatherer)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open(origin, connection)

@@ -66,7 +66,6 @@ def test_setting_of_a_route_is_told_where_it_is_given(setting: str, value: objec
     ("settings", "place"),
     [
         ({"server": {"workers": 2}}, "server.workers"),
-        ({"server": {"gather": "auto"}}, "server.gather"),
         ({"server": {"websocket": {"age": "1h"}}}, "server.websocket.age"),
         ({"server": {"websocket": {"streams": 1}}}, "server.websocket.streams"),
         ({"server": {"websocket": {"detach": "1s"}}}, "server.websocket.detach"),

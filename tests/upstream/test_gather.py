@@ -1,0 +1,107 @@
+"""When a busy loop pauses for more sockets, and what ends a pause at once."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+
+import pytest
+
+from proxy.upstream.gather import BUSY_READS_A_SECOND, ENOUGH_READS, WINDOW_S, Gatherer, gatherer
+from tests.support.memory_line import Clock, turns
+
+PAUSE_S = 0.005
+BUSY_READS = int(BUSY_READS_A_SECOND * WINDOW_S) + 1
+
+
+class Poll:
+    """Stands for `select.poll`: keeps the pauses instead of waiting."""
+
+    pauses_ms: list[float]
+
+    def __init__(self) -> None:
+        Poll.pauses_ms = []
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        Poll.pauses_ms.append(timeout_ms)
+        return []
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(select, "poll", Poll)
+    return Clock(monkeypatch)
+
+
+async def turn(gatherer: Gatherer, reads: int) -> None:
+    for _ in range(reads):
+        gatherer.read()
+    await turns()
+
+
+async def test_a_quiet_loop_never_pauses(clock: Clock) -> None:
+    quiet = Gatherer(PAUSE_S)
+    for _ in range(10):
+        await clock.advance(WINDOW_S)
+        await turn(quiet, 1)
+    assert Poll.pauses_ms == []
+
+
+async def test_a_busy_loop_pauses_once_a_turn_that_found_little(clock: Clock) -> None:
+    busy = Gatherer(PAUSE_S)
+    await turn(busy, BUSY_READS)
+    await clock.advance(WINDOW_S)
+    await turn(busy, 1)
+    assert Poll.pauses_ms == [PAUSE_S * 1000]
+    await turn(busy, ENOUGH_READS - 1)
+    assert len(Poll.pauses_ms) == 2
+    await turn(busy, ENOUGH_READS)
+    assert len(Poll.pauses_ms) == 2
+
+
+async def test_a_loop_that_has_calmed_down_pauses_no_more(clock: Clock) -> None:
+    calm = Gatherer(PAUSE_S)
+    await turn(calm, BUSY_READS)
+    await clock.advance(WINDOW_S)
+    await turn(calm, 1)
+    await clock.advance(WINDOW_S)
+    await turn(calm, 1)
+    await turn(calm, 1)
+    assert len(Poll.pauses_ms) == 1
+
+
+async def test_an_awaited_first_event_ends_the_pause_at_once() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        patient = Gatherer(10.0)
+        patient._busy = True
+        patient.await_first(near.fileno())
+        far.send(b"first")
+        started = time.monotonic()
+        patient.read()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert time.monotonic() - started < 5
+        patient.first_came(near.fileno())
+
+
+async def test_what_came_first_waits_like_everything_else_from_then_on() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        brief = Gatherer(0.05)
+        brief._busy = True
+        brief.await_first(near.fileno())
+        brief.first_came(near.fileno())
+        far.send(b"second")
+        started = time.monotonic()
+        brief.read()
+        await turns()
+        assert time.monotonic() - started >= 0.05
+
+
+async def test_off_is_no_gatherer() -> None:
+    assert gatherer("off") is None
+    assert isinstance(gatherer("auto"), Gatherer)
+    assert isinstance(gatherer(0.002), Gatherer)
