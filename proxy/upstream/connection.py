@@ -43,8 +43,10 @@ class Receiver(Protocol):
 
     def head_received(self, head: AnswerHead) -> None: ...
 
-    def body_received(self, data: bytes) -> None:
-        """The body's bytes of one read, without their framing."""
+    @property
+    def body_received(self) -> Callable[[bytes], None]:
+        """Called with the body's bytes of one read, without their framing."""
+        ...
 
     def answer_ended(self) -> None:
         """The body is whole, as HTTP sees it."""
@@ -61,7 +63,6 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_any_byte",
         "_awaited",
         "_busy",
         "_ended",
@@ -82,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_served",
         "_transport",
         "_until_close",
+        "on_body",
     )
 
     def __init__(
@@ -95,6 +97,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._gatherer = gatherer
         self._awaited: int | None = None
         self._transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # llhttp's: the parser asks for it once
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._served = 0
@@ -105,7 +109,6 @@ class UpstreamConnection(asyncio.Protocol):
     def _rest(self) -> None:
         """Nothing under way: the state between two exchanges."""
         self._busy = False
-        self._any_byte = False
         self._in_head = True
         self._ended = False
         self._until_close = False
@@ -114,7 +117,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._headers: list[tuple[str, str]] = []
         self._head: AnswerHead | None = None
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
 
     # ---- the exchange's side ----
 
@@ -171,15 +174,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy or self._parser is None:
+        """The way of every read. Calls are spared here: each one touches memory that the last one did not."""
+        parser, pieces, gatherer = self._parser, self._pieces, self._gatherer
+        if not self._busy or parser is None:
             self.close()  # an idle server has nothing to say
             return
-        self._any_byte = True
-        if self._gatherer is not None:
-            self._gatherer.read()
+        if gatherer is not None:
+            if not gatherer.reads:
+                gatherer.begin_turn()
+            gatherer.reads += 1
         try:
-            self._parser.feed_data(data)
-            if self._pieces:
+            parser.feed_data(data)
+            if pieces:
                 self._framing_bytes = 0
             else:
                 self._framing_bytes += len(data)
@@ -192,7 +198,13 @@ class UpstreamConnection(asyncio.Protocol):
         except UpstreamInvalid as error:
             self._break(error)
             return
-        self._deliver()
+        if self._head is not None:
+            self._deliver()
+        elif pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            if self._receiver is not None:
+                self._receiver.body_received(body)
         if self._ended:
             self._end(keep=self._keep_alive)
 
@@ -237,9 +249,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = self._parser.should_keep_alive()  # forgotten once the message is complete
         self._in_head = False
 
-    def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
-
     def on_message_complete(self) -> None:
         if not self._in_head:  # else it was an interim answer (100, 103)
             self._ended = True
@@ -247,6 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- within ----
 
     def _deliver(self) -> None:
+        """Give the receiver what the parser has found: the head, then the body's bytes."""
         if self._head is not None:
             head, self._head = self._head, None
             if self._receiver is not None:
@@ -293,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _loss(self) -> UpstreamError:
         if not self._in_head:
             return UpstreamTruncated("the connection was lost before the answer was whole")
-        if self._served and not self._any_byte:
+        if self._served and not self._framing_bytes:
             return StaleConnection("a kept connection was closed before it answered")
         return UpstreamUnreachable("the connection was closed before an answer came")
 

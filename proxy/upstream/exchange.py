@@ -59,7 +59,6 @@ class Exchange:
         "_deadlines",
         "_ends_with_body",
         "_error_seen",
-        "_feed",
         "_head",
         "_held",
         "_loop",
@@ -78,6 +77,7 @@ class Exchange:
         "_watcher",
         "_whole",
         "_whole_bytes",
+        "body_received",
         "opened",
     )
 
@@ -116,7 +116,8 @@ class Exchange:
         self._paused = False
         self._error_seen = False
         self._ends_with_body = watcher.complete  # before any event: a protocol with no end of its own
-        self._feed = self._feed_whole
+        self.body_received: Callable[[bytes], None] = self._feed_whole
+        """The connection's, by what kind of answer it is."""
         self._preamble_timer: asyncio.TimerHandle | None = None
         self.opened: asyncio.Future[Opening] = self._loop.create_future()
         """Set at the commit point; an `UpstreamError` if the exchange failed before it."""
@@ -169,13 +170,9 @@ class Exchange:
             if content_type == "text/event-stream":
                 self._parser = Parser(self._max_event_bytes)
                 self._parse = self._parser.feed
-                self._feed = self._feed_events
+                self.body_received = self._feed_events
             elif content_type not in ("", "application/json"):
                 self._flow_bytes()
-
-    def body_received(self, data: bytes) -> None:
-        self._deadlines.last_read = self._now()
-        self._feed(data)
 
     def answer_ended(self) -> None:
         connection = self._release()
@@ -195,6 +192,7 @@ class Exchange:
     # ---- an answer in one piece, or of bytes ----
 
     def _feed_whole(self, data: bytes) -> None:
+        self._deadlines.last_read = self._now()
         self._whole.append(data)
         self._whole_bytes += len(data)
         if self._is_error():
@@ -206,10 +204,11 @@ class Exchange:
             self._feed_bytes(whole)
 
     def _feed_bytes(self, data: bytes) -> None:
+        self._deadlines.last_read = self._now()
         self._stream.publish([Event(data, data, data, b"", None)])
 
     def _flow_bytes(self) -> None:
-        self._feed = self._feed_bytes
+        self.body_received = self._feed_bytes
         self._commit()
         self._speak()
 
@@ -242,6 +241,7 @@ class Exchange:
 
     def _feed_events(self, data: bytes) -> None:
         """The way of every read of an event stream: one call deep until something is unusual."""
+        self._deadlines.last_read = self._now()
         try:
             events = self._parse(data)
         except EventTooLarge as error:
@@ -387,7 +387,7 @@ class Exchange:
     def _release(self) -> UpstreamConnection | None:
         """Let go of the connection, timers and the replica, once."""
         connection, self._connection = self._connection, None
-        self._feed = _ignore
+        self.body_received = _ignore
         self._deadlines.stop()
         if self._preamble_timer is not None:
             self._preamble_timer.cancel()

@@ -20,24 +20,24 @@ WINDOW_S = 0.1
 
 
 class Gatherer:
-    """One loop's. `read` is called for each read from an upstream; times are the running loop's, in seconds."""
+    """One loop's. Times are the running loop's, in seconds.
 
-    __slots__ = ("_awaited", "_busy", "_loop", "_pause_ms", "_reads", "_since", "_window_reads")
+    `reads` counts the sockets read in this turn: whoever reads one adds it, and before the first calls `begin_turn`.
+    """
+
+    __slots__ = ("_awaited", "_busy", "_loop", "_pause_ms", "_since", "_window_reads", "reads")
 
     def __init__(self, pause_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._pause_ms = pause_s * 1000
         self._awaited = select.poll()
         self._busy = False
-        self._reads = 0
+        self.reads = 0
         self._window_reads = 0
         self._since = self._loop.time()
 
-    def read(self) -> None:
-        """A socket was read in this turn."""
-        if not self._reads:
-            self._loop.call_soon(self._end_turn)  # by then this turn's writes are on their way
-        self._reads += 1
+    def begin_turn(self) -> None:
+        self._loop.call_soon(self._end_turn)  # by then this turn's writes are on their way
 
     def await_first(self, descriptor: int) -> None:
         """Something is about to come from this socket that must not wait."""
@@ -48,7 +48,7 @@ class Gatherer:
         self._awaited.unregister(descriptor)
 
     def _end_turn(self) -> None:
-        reads, self._reads = self._reads, 0
+        reads, self.reads = self.reads, 0
         self._window_reads += reads
         now = self._loop.time()
         passed_s = now - self._since
