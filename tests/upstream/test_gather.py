@@ -9,8 +9,18 @@ import time
 
 import pytest
 
+from proxy.errors import UpstreamUnreachable
+from proxy.protocols.openai import OPENAI
+from proxy.request import RequestBody
+from proxy.routing.replica import parse_origin
+from proxy.routing.table import Timeouts
+from proxy.streams.stream import Stream
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.exchange import Exchange
 from proxy.upstream.gather import BUSY_READS_A_SECOND, ENOUGH_READS, WINDOW_S, Gatherer, gatherer
+from proxy.upstream.pool import Pool
 from tests.support.memory_line import Clock, turns
+from tests.support.upstream import OK_EVENTS, ROLE, Peer, answer, chunk, content, scripted_upstream
 
 PAUSE_S = 0.005
 BUSY_READS = int(BUSY_READS_A_SECOND * WINDOW_S) + 1
@@ -111,3 +121,67 @@ async def test_off_is_no_gatherer() -> None:
     assert gatherer("off") is None
     assert isinstance(gatherer("auto"), Gatherer)
     assert isinstance(gatherer(0.002), Gatherer)
+
+
+class Noting(Gatherer):
+    """A gatherer that notes which sockets it was told of."""
+
+    def __init__(self) -> None:
+        super().__init__(PAUSE_S)
+        self.told: list[str] = []
+
+    def await_first(self, descriptor: int) -> None:
+        self.told.append("await")
+        super().await_first(descriptor)
+
+    def first_came(self, descriptor: int) -> None:
+        self.told.append("came")
+        super().first_came(descriptor)
+
+
+@pytest.mark.parametrize("end", ["content", "whole answer", "lost", "left"])
+async def test_a_connection_is_awaited_from_its_request_to_its_first_content(end: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        match end:
+            case "content":
+                await peer.send(OK_EVENTS, chunk(ROLE), chunk(content("a")))
+                await peer.closed()
+            case "whole answer":
+                await peer.send(answer(200, b"{}"))
+            case "left":
+                await peer.closed()
+
+    noting = Noting()
+    async with scripted_upstream(script) as upstream:
+        pool = Pool(noting)
+        origin, _ = parse_origin(upstream.url)
+        connection = await pool.connection(origin, connect_timeout_s=1, fresh=True)
+        exchange = exchange_on(connection)
+        assert noting.told == ["await"]
+        if end == "left":
+            exchange.close()
+        elif end == "lost":
+            with pytest.raises(UpstreamUnreachable):
+                await exchange.opened
+        else:
+            await exchange.opened
+        assert noting.told == ["await", "came"]
+        await pool.close()
+        assert noting.told == ["await", "came"]
+
+
+def exchange_on(connection: UpstreamConnection) -> Exchange:
+    body = RequestBody.parse(b'{"model":"m","stream":true}')
+    exchange = Exchange(
+        stream=Stream(),
+        watcher=OPENAI.watcher(body),
+        streaming=True,
+        max_event_bytes=1 << 20,
+        timeouts=Timeouts(None, None, None, None),
+        credentials=(),
+        on_closed=lambda: None,
+        on_malformed=lambda: None,
+    )
+    exchange.begin(connection, b"POST /v1/chat/completions HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n")
+    return exchange
