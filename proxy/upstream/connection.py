@@ -204,7 +204,8 @@ class UpstreamConnection(asyncio.Protocol):
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             if self._receiver is not None:
-                self._receiver.body_received(body)
+                receive = self._receiver.body_received
+                receive(body)
         if self._ended:
             self._end(keep=self._keep_alive)
 

@@ -240,10 +240,15 @@ class Exchange:
     # ---- an answer of events ----
 
     def _feed_events(self, data: bytes) -> None:
-        """The way of every read of an event stream: one call deep until something is unusual."""
-        self._deadlines.last_read = self._now()
+        """The way of every read of an event stream: one call deep until something is unusual.
+
+        What is called stands in locals first: CPython 3.11 looks up `self.callable()` anew each time, where it is no
+        method.
+        """
+        now, parse, observe = self._now, self._parse, self._observe
+        self._deadlines.last_read = now()
         try:
-            events = self._parse(data)
+            events = parse(data)
         except EventTooLarge as error:
             if self._spoken:
                 self._pass_unusual(error.events, 0, None)
@@ -254,7 +259,6 @@ class Exchange:
         if not self._spoken:
             self._await_content(events)
             return
-        observe = self._observe
         for position, event in enumerate(events):
             sighting = observe(event)
             if sighting is not CONTENT:
