@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from proxy import serving
+    from proxy import serving, workers
 
     config = _configured(options)
     if (complaint := public_without_keys(config, config.server.host)) is not None:
@@ -44,7 +44,8 @@ def _serve(options: argparse.Namespace) -> int:
     if level not in LOG_LEVELS:
         print(f"penstock: PENSTOCK_LOG_LEVEL is one of {', '.join(LOG_LEVELS)}", file=sys.stderr)
         return BAD_USAGE
-    return serving.run(config, log_format=options.log_format, log_level=level)
+    run = serving.run if config.server.workers == 1 else workers.run
+    return run(config, log_format=options.log_format, log_level=level)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from proxy.access.keys import KeyEntry, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
@@ -21,6 +22,7 @@ from proxy.downstream.edge import add_request_id, edge
 from proxy.downstream.gate import Gate
 from proxy.downstream.health import add_health
 from proxy.downstream.http import HttpApi
+from proxy.downstream.lane import RelayLane
 from proxy.downstream.pages import add_pages
 from proxy.downstream.websocket import BARE_PATHS, SessionLimits, WebSocketApi
 from proxy.relay import Relay
@@ -71,16 +73,19 @@ class Gateway:
         self._runners: list[ClientRunner] = []
         self._main_site: web.TCPSite | None = None
 
-    async def start(self) -> str:
-        """Listen, and give the main port's URL. Raises `CannotListen`, or `OSError` for bad TLS files."""
-        for place in pending(self._config):
-            logger.warning("%s is accepted but does nothing yet", place)
+    async def start(self, *, shares_ports: bool = False) -> str:
+        """Listen, and give the main port's URL. Raises `CannotListen`, or `OSError` for bad TLS files.
+
+        `shares_ports`: other processes listen on the same ports, and whoever started them all has called `say_pending`.
+        """
+        if not shares_ports:
+            say_pending(self._config)
         server, admin = self._config.server, self._config.admin
         tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
-        runner = await self._runner(self._main_app())
-        self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls)
+        runner = await self._main_runner()
+        self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls, shares_ports)
         if admin.listen is not None:
-            await _listen(await self._runner(self._admin_app()), "admin.listen", admin.listen, None)
+            await _listen(await self._runner(self._admin_app()), "admin.listen", admin.listen, None, shares_ports)
         port = runner.addresses[0][1]
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{'http' if tls is None else 'https'}://{host}:{port}"
@@ -99,22 +104,26 @@ class Gateway:
             await runner.cleanup()
         await self._pool.close()
 
-    async def _runner(self, app: web.Application) -> ClientRunner:
-        runner = ClientRunner(app, self._config.server.timeouts.headers_s)
+    async def _runner(self, app: web.Application, lane: RelayLane | None = None) -> ClientRunner:
+        runner = ClientRunner(app, self._config.server.timeouts.headers_s, lane)
         await runner.setup()
         self._runners.append(runner)
         return runner
 
-    def _main_app(self) -> web.Application:
+    async def _main_runner(self) -> ClientRunner:
         server = self._config.server
-        app = web.Application(
-            middlewares=[edge(self._gate, BARE_PATHS, self._publish)], client_max_size=server.max_body_bytes
-        )
+        outermost = edge(self._gate, BARE_PATHS, self._publish)
+        api = HttpApi(self._relay, self._gate, BodyLimits(server.max_body_bytes, server.timeouts.body_s))
+        lane = RelayLane(outermost, api.relay, lambda: self._gate.origins)
+        return await self._runner(self._main_app(outermost, api), lane)
+
+    def _main_app(self, outermost: Middleware, api: HttpApi) -> web.Application:
+        app = web.Application(middlewares=[outermost], client_max_size=self._config.server.max_body_bytes)
         if self._config.admin.listen is None:
             add_health(app.router, self._is_ready)
         add_pages(app.router)
         self._websockets.add_to(app.router)
-        HttpApi(self._relay, self._gate, BodyLimits(server.max_body_bytes, server.timeouts.body_s)).add_to(app.router)
+        api.add_to(app.router)
         setup_cors(app, lambda: self._gate.origins)
         app.on_response_prepare.append(add_request_id)
         return app
@@ -129,8 +138,17 @@ class Gateway:
         return not self._relay.draining
 
 
-async def _listen(runner: ClientRunner, setting: str, address: Address, tls: ssl.SSLContext | None) -> web.TCPSite:
-    site = web.TCPSite(runner, address.host, address.port, ssl_context=tls, backlog=BACKLOG)
+def say_pending(config: Config) -> None:
+    """Log which settings of the file do nothing yet."""
+    for place in pending(config):
+        logger.warning("%s is accepted but does nothing yet", place)
+
+
+async def _listen(
+    runner: ClientRunner, setting: str, address: Address, tls: ssl.SSLContext | None, shared: bool
+) -> web.TCPSite:
+    reuse_port = shared or None  # None: aiohttp's word for the system's default
+    site = web.TCPSite(runner, *address, ssl_context=tls, backlog=BACKLOG, reuse_port=reuse_port)
     try:
         await site.start()
     except OSError as error:

@@ -45,9 +45,8 @@ class RequestBody:
     @classmethod
     def parse(cls, raw: bytes) -> RequestBody:
         """Check the whole body and find its top-level members, in one pass. Raises InvalidRequest."""
-        members = _members(raw)
-        named = {name: _decoded(raw[start:end]) for name, start, end in members if name in ("model", "stream")}
-        model, stream = named.get("model"), named.get("stream")
+        members, values = _members(raw)
+        model, stream = values.get("model"), values.get("stream")
         if not isinstance(model, str) or not model:
             message = "The body has no model: give `model` the name of a route, as a string."
             raise InvalidRequest(message, code="missing_model", param="model")
@@ -94,32 +93,39 @@ class ProxyRequest:
     request_id: str
 
 
-def _members(raw: bytes) -> tuple[Member, ...]:
-    """The top-level members in their order. Raises InvalidRequest unless `raw` is one JSON object and nothing else."""
+def _members(raw: bytes) -> tuple[tuple[Member, ...], dict[str, object]]:
+    """The top-level members in their order, and the values of those that are sent once.
+
+    Raises InvalidRequest unless `raw` is one JSON object and nothing else.
+    """
     members: list[Member] = []
-    once: set[str] = set()
+    once: dict[str, object] = {}
     try:
-        for member in _walk(raw):
+        for member, value in _walk(raw):
             if len(members) == MOST_MEMBERS:
                 raise InvalidRequest(f"The body has more than {MOST_MEMBERS} members: send fewer.")
             if member.name in once:
                 raise InvalidRequest(f"The body has two members `{member.name}`: send one.", param=member.name)
             if member.name in MEMBERS_SENT_ONCE:
-                once.add(member.name)
+                once[member.name] = value
             members.append(member)
     except (ValueError, RecursionError):
         raise _not_json() from None  # without its cause, which holds the body
-    return tuple(members)
+    return tuple(members), once
 
 
 _opening = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*").match
+_plain_name = re.compile(r'"(\w*)"[ \t\n\r]*:[ \t\n\r]*', re.ASCII).match
 _colon = re.compile(r"[ \t\n\r]*:[ \t\n\r]*").match
 _comma = re.compile(r"[ \t\n\r]*,[ \t\n\r]*").match
 _closing = re.compile(r"[ \t\n\r]*\}[ \t\n\r]*\Z").match
 
 
-def _walk(raw: bytes) -> Iterator[Member]:
-    """Each top-level member as it is found. Raises ValueError or RecursionError where `raw` is no JSON object."""
+def _walk(raw: bytes) -> Iterator[tuple[Member, object]]:
+    """Each top-level member and its value as they are found (see `_member`).
+
+    Raises ValueError or RecursionError where `raw` is no JSON object.
+    """
     if not raw.isascii():
         raw.decode("utf-8")
     # Read as Latin-1 a text's offsets are the bytes' own, and what gives JSON its structure is ASCII in both.
@@ -128,8 +134,8 @@ def _walk(raw: bytes) -> Iterator[Member]:
     if _closing(text, at):
         return
     while True:
-        member = _member(raw, text, at)
-        yield member
+        member, value = _member(raw, text, at)
+        yield member, value
         comma = _comma(text, member.end)
         if comma is None:
             break
@@ -137,12 +143,22 @@ def _walk(raw: bytes) -> Iterator[Member]:
     _past(_closing(text, member.end))
 
 
-def _member(raw: bytes, text: str, at: int) -> Member:
+def _member(raw: bytes, text: str, at: int) -> tuple[Member, object]:
+    """The member that begins at `at`, and its value: texts within an array or an object are Latin-1's, if not ASCII."""
+    plain = _plain_name(text, at)
+    name, start = (plain[1], plain.end()) if plain else _name(raw, text, at)
+    value, end = _strict.raw_decode(text, start)
+    if isinstance(value, str) and not value.isascii():
+        value = _decoded(raw[start:end])
+    return Member(name, start, end), value
+
+
+def _name(raw: bytes, text: str, at: int) -> tuple[str, int]:
+    """A member's name, however it is written, and where its value begins."""
     if not text.startswith('"', at):
         raise ValueError("a member begins with its name, in quotes")
     name, end = _strict.raw_decode(text, at)
-    start = _past(_colon(text, end))
-    return Member(name if name.isascii() else _decoded(raw[at:end]), start, _strict.raw_decode(text, start)[1])
+    return name if name.isascii() else _decoded(raw[at:end]), _past(_colon(text, end))
 
 
 def _past(match: re.Match[str] | None) -> int:

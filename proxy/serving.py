@@ -1,4 +1,7 @@
-"""A process's life: loop, log, signals. Starts the gateway, says when it is ready, drains it when told to stop."""
+"""A process's life: loop, log, signals. Starts the gateway, says when it is ready, drains it when told to stop.
+
+Several processes on one port, and who watches over them, are `workers`'.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from aiohttp import http_parser
 
@@ -19,6 +22,7 @@ from proxy.telemetry import access_log
 from proxy.telemetry.record import RequestRecord
 
 LogFormat = Literal["text", "json"]
+Publish = Callable[[RequestRecord], None]
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 logger = logging.getLogger("penstock")
@@ -26,57 +30,92 @@ logger = logging.getLogger("penstock")
 
 def run(config: Config, *, log_format: LogFormat, log_level: str) -> int:
     """Serve until a signal; the process's exit code."""
-    threshold = _set_up_logging(log_format, log_level)
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        logger.error("aiohttp has no compiled parser here, and its other one is not strict enough: install its wheel")
-        return FAILED
-
-    def publish(record: RequestRecord) -> None:
-        if access_log.level(record) >= threshold:
-            sys.stderr.write(access_log.line(record, time.time(), log_format) + "\n")
-            sys.stderr.flush()
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, publish))
+    return serve(config, set_up_log(log_format, log_level), _Shell())
 
 
-async def _serve(config: Config, publish: Callable[[RequestRecord], None]) -> int:
-    gateway = Gateway(config, publish)
-    signals = _Signals()
-    try:
-        url = await gateway.start()
-    except (CannotListen, OSError) as error:
-        logger.error("%s", _cannot_start(error))
-        await gateway.stop()
-        return FAILED
-    print(f"penstock listening on {url}", flush=True)
-    await signals.first
-    draining = asyncio.ensure_future(gateway.drain())
-    signals.second.add_done_callback(lambda _: draining.cancel())
-    await asyncio.wait([draining])
-    hurried = draining.cancelled()
-    await gateway.stop()
-    return INTERRUPTED if hurried or signals.first.result() == signal.SIGINT else DONE
-
-
-class _Signals:
-    """SIGTERM and SIGINT: `first` asks to drain, `second` to stop at once; each is done with the signal's number."""
+class StopOrders:
+    """To be made in a running loop: `first` asks to drain, `second` to stop at once; each is done with a signal's
+    number."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.first: asyncio.Future[int] = loop.create_future()
         self.second: asyncio.Future[int] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received, number)
 
-    def _received(self, number: int) -> None:
+    def give(self, number: int) -> None:
+        """The next order; what comes after the second changes nothing."""
         for future in (self.first, self.second):
             if not future.done():
                 future.set_result(number)
                 return
 
 
-def _cannot_start(error: CannotListen | OSError) -> str:
+class Overseer(Protocol):
+    """Who started this process. `shares_ports`: others like it listen on the same ports."""
+
+    shares_ports: bool
+
+    def attend(self, orders: StopOrders) -> None:
+        """Called once, in the running loop: from here on, give the orders as they come."""
+
+    def ready(self, url: str) -> None:
+        """Called when clients are served."""
+
+
+class _Shell:
+    """A shell or a service manager: reads a line from standard output, and sends SIGTERM and SIGINT."""
+
+    shares_ports = False
+
+    def attend(self, orders: StopOrders) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, orders.give, number)
+
+    def ready(self, url: str) -> None:
+        say_ready(url)
+
+
+def serve(config: Config, publish: Publish, overseer: Overseer) -> int:
+    """Serve until the overseer orders to stop; the process's exit code. What keeps it from starting is logged."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        logger.error("aiohttp has no compiled parser here, and its other one is not strict enough: install its wheel")
+        return FAILED
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(config, publish, overseer))
+
+
+async def _serve(config: Config, publish: Publish, overseer: Overseer) -> int:
+    gateway = Gateway(config, publish)
+    orders = StopOrders()
+    overseer.attend(orders)
+    try:
+        url = await gateway.start(shares_ports=overseer.shares_ports)
+    except (CannotListen, OSError) as error:
+        logger.error("%s", cannot_start(error))
+        await gateway.stop()
+        return FAILED
+    overseer.ready(url)
+    await orders.first
+    draining = asyncio.ensure_future(gateway.drain())
+    orders.second.add_done_callback(lambda _: draining.cancel())
+    await asyncio.wait([draining])
+    hurried = draining.cancelled()
+    await gateway.stop()
+    return exit_code(orders.first.result(), hurried=hurried)
+
+
+def say_ready(url: str) -> None:
+    """The first line on standard output."""
+    print(f"penstock listening on {url}", flush=True)
+
+
+def exit_code(first: int, *, hurried: bool) -> int:
+    """Of a stop that the signal `first` asked for; `hurried`: another one cut its drain short."""
+    return INTERRUPTED if hurried or first == signal.SIGINT else DONE
+
+
+def cannot_start(error: CannotListen | OSError) -> str:
+    """What the operator can do about what `Gateway.start` raised."""
     if not isinstance(error, CannotListen):
         return "server.tls: the certificate and its key cannot be used; are they PEM files that belong together?"
     host, port = error.address
@@ -99,10 +138,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _set_up_logging(log_format: LogFormat, log_level: str) -> int:
-    """Send the program's log lines to standard error; the threshold as a number."""
+def set_up_log(log_format: LogFormat, log_level: str) -> Publish:
+    """Send the program's log lines to standard error, and those of the requests given to what this returns."""
     threshold = logging.getLevelNamesMapping()[log_level.upper()]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(access_log.JsonFormatter() if log_format == "json" else access_log.TextFormatter())
     logging.basicConfig(level=threshold, handlers=[handler], force=True)
-    return threshold
+
+    def publish(record: RequestRecord) -> None:
+        if access_log.level(record) >= threshold:
+            sys.stderr.write(access_log.line(record, time.time(), log_format) + "\n")
+            sys.stderr.flush()
+
+    return publish

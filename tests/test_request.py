@@ -56,6 +56,13 @@ def test_names_are_what_they_say_however_they_are_written() -> None:
     assert [body.value(name) for name in ("größe", "grösse", "模型")] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("model", ["größe", "模型", "\U0001f40b", "caf\u00e9"])
+def test_a_models_name_is_what_it_says_however_it_is_written(model: str) -> None:
+    for ensure_ascii in (True, False):
+        raw = json.dumps({"prompt": "é", "model": model}, ensure_ascii=ensure_ascii).encode()
+        assert RequestBody.parse(raw).model == model
+
+
 def test_only_top_level_members_count() -> None:
     body = RequestBody.parse(b'{"metadata":{"model":"inner","stream":true,"n":9},"model":"outer"}')
     assert (body.model, body.stream, body.value("n")) == ("outer", False, None)

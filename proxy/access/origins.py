@@ -7,6 +7,7 @@ keeps a page from reaching a loopback gateway under a name of its own (DNS rebin
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,8 @@ _AUTHORITY: Final = re.compile(
 )
 _IPV4_LOOPBACK: Final = re.compile(r"127(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}")
 _BELOW: Final = "*."
+_REMEMBERED: Final = 64
+"""Decisions a policy keeps: clients ask under few names, and a header may be 16 KiB long."""
 
 
 class OriginPolicy:
@@ -38,7 +41,7 @@ class OriginPolicy:
     origin on a loopback bind and none elsewhere. Raises `ValueError` for a pattern that is none of these.
     """
 
-    __slots__ = ("_exact", "_suffixes", "patterns")
+    __slots__ = ("_exact", "_listed", "_permitted", "_suffixes", "patterns")
 
     def __init__(self, patterns: Sequence[str] | None, *, loopback_bind: bool) -> None:
         if patterns is None:
@@ -47,11 +50,12 @@ class OriginPolicy:
         parsed = [_origin_pattern(pattern) for pattern in self.patterns]
         self._exact = frozenset(origin for origin, below in parsed if not below)
         self._suffixes = frozenset(origin for origin, below in parsed if below)
+        self._listed = lru_cache(_REMEMBERED)(self._is_listed)
+        self._permitted = lru_cache(_REMEMBERED)(self._is_permitted)
 
     def allows(self, origin: str) -> bool:
         """Whether a page of this origin is listed. `null` (sandboxed pages, files) and what is malformed never is."""
-        page = _parse_origin(origin)
-        return page is not None and self._lists(page)
+        return self._listed(origin)
 
     def allows_request(self, origin: str | None, host: str, scheme: str) -> bool:
         """Whether a request may come from where it says: no `Origin` (no page), a listed one, or our own page.
@@ -59,8 +63,13 @@ class OriginPolicy:
         `host` is the Host header, `scheme` how the request reached us. Our own page may say `https` where we see
         `http`: something in front of us ends its TLS. The other way round it is somebody else's page.
         """
-        if origin is None:
-            return True
+        return origin is None or self._permitted(origin, host, scheme)
+
+    def _is_listed(self, origin: str) -> bool:
+        page = _parse_origin(origin)
+        return page is not None and self._lists(page)
+
+    def _is_permitted(self, origin: str, host: str, scheme: str) -> bool:
         page = _parse_origin(origin)
         return page is not None and (self._lists(page) or _is_ours(page, host, scheme))
 
@@ -82,7 +91,7 @@ class HostPolicy:
     an entry that is no host.
     """
 
-    __slots__ = ("_everything", "_exact", "_loopback", "_suffixes")
+    __slots__ = ("_everything", "_exact", "_known", "_loopback", "_suffixes")
 
     def __init__(self, allowed_hosts: Iterable[str], *, loopback_bind: bool) -> None:
         parsed = [_host_pattern(entry) for entry in allowed_hosts]
@@ -90,6 +99,7 @@ class HostPolicy:
         self._suffixes = frozenset(host for host, below in parsed if below)
         self._loopback = loopback_bind
         self._everything = not loopback_bind and not parsed
+        self._known = lru_cache(_REMEMBERED)(self._is_known)
 
     def allows(self, host_header: str | None) -> bool:
         """Whether a request for this name is for us. None (no Host header) passes: every browser sends one.
@@ -97,8 +107,9 @@ class HostPolicy:
         The target of an absolute-form request line names a host too: ask for that one as well; an IPv6 address may
         stand without brackets, as aiohttp gives it then.
         """
-        if self._everything or host_header is None:
-            return True
+        return self._everything or host_header is None or self._known(host_header)
+
+    def _is_known(self, host_header: str) -> bool:
         asked = _parse_host(host_header)
         if asked is None:
             return False

@@ -29,7 +29,6 @@ def _over_one(value: int) -> bool:
 # By the kind of section: the file's key, and whether its value asks for something that is not there.
 _PENDING: dict[str, tuple[Row, ...]] = {
     "Config": (("state", _given), ("tools", _given), ("discover", _given)),
-    "Server": (("workers", _over_one),),
     "WebSocket": (("age", _given), ("streams", _always), ("detach", _always), ("replay", _always)),
     "AuthKey": (("limits", lambda limits: any(value is not None for _, value in limits)),),
     "Route": (
@@ -51,7 +50,7 @@ _PENDING: dict[str, tuple[Row, ...]] = {
 
 
 def pending(config: Config) -> tuple[str, ...]:
-    """The places of such settings that the file gives: `("server.workers", "routes.chat.fallbacks")`."""
+    """The places of such settings that the file gives: `("discover", "routes.chat.fallbacks")`."""
     return tuple(spell(place) for place in _places(config, ()))
 
 

@@ -31,14 +31,14 @@ async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
     pieces: list[bytes] = []
     size = 0
     try:
-        while True:
-            if content.is_eof() or content.at_eof():
+        whole = False
+        while not whole:
+            whole = content.is_eof()
+            if whole:
                 piece = content.read_nowait()
             else:
                 async with asyncio.timeout(pause_s):
                     piece = await content.readany()
-            if not piece:
-                break
             pieces.append(piece)
             size += len(piece)
             if size > max_bytes:

@@ -32,6 +32,7 @@ LAST_WORDS_S = 0.2
 """How long a handler may go on when the gateway stops; who wanted to let it finish has drained before."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Lane = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
 
 
 class ClientConnection(RequestHandler):
@@ -46,6 +47,8 @@ class ClientConnection(RequestHandler):
         self._masks: MaskWatch | None = None
         self._waiting_bytes = 0
         self._stalled_timer: asyncio.TimerHandle | None = None
+        self.visitor: object = None
+        """What the gate remembers of the last request's head; it is gone with the connection."""
 
     def when_writable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` each time the reader has caught up; None: no more."""
@@ -73,6 +76,11 @@ class ClientConnection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done()
         if waiting != (self._head_timer is not None):
             self._watch_head(waiting)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Asked for after every piece of a body; only a reading that was paused has anything to resume."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -204,31 +212,44 @@ class ClientServer(web.Server):
 
 
 class ClientRunner(web.AppRunner):
-    """Runs an application on `ClientServer`. A request's head may take `head_timeout_s` seconds (None: for ever)."""
+    """Runs an application on `ClientServer`. A request's head may take `head_timeout_s` seconds (None: for ever).
 
-    def __init__(self, app: web.Application, head_timeout_s: float | None) -> None:
+    `lane` may take a request before the application sees it: it gives None, or what will be the answer.
+    """
+
+    def __init__(self, app: web.Application, head_timeout_s: float | None, lane: Lane | None = None) -> None:
         super().__init__(app, shutdown_timeout=LAST_WORDS_S)
         self._head_timeout_s = head_timeout_s
+        self._lane = lane
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return ClientServer(
-            _refusing_expectations(cast("Any", made.request_handler)),
+            _refusing_expectations(made.request_handler, self._lane),
             self._head_timeout_s,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
         )
 
 
-def _refusing_expectations(handler: Handler) -> Handler:
-    """What aiohttp says to an unknown `Expect` repeats it, and is said before any middleware is asked."""
+def _refusing_expectations(handler: Handler, lane: Lane | None) -> Handler:
+    """What aiohttp says to an unknown `Expect` repeats it, and is said before any middleware is asked.
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
-            return request.protocol.handle_error(request, 400, web.HTTPExpectationFailed())
-        return await handler(request)
+    A known one (100-continue) is answered by the application.
+    """
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        expected = request.headers.get("Expect")
+        if expected is None:
+            answer = lane(request) if lane is not None else None
+            return answer or handler(request)
+        return handler(request) if expected.lower() == "100-continue" else _refuse(request)
 
     return handle
+
+
+async def _refuse(request: web.BaseRequest) -> web.StreamResponse:
+    return request.protocol.handle_error(request, 400, web.HTTPExpectationFailed())
 
 
 def server_tls(certificate: str, key: str) -> ssl.SSLContext:

@@ -6,7 +6,7 @@ has no endpoint (404s). Refusing a request for its origin is left to the handler
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import aiohttp_cors
@@ -28,6 +28,9 @@ EXPOSED_HEADERS: Final = (
     "x-request-id",
 )
 ALLOWED_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+_EXPOSED: Final = ",".join(EXPOSED_HEADERS)
+# The answer differs by origin: a cache must not give one page what was meant for another, or for none.
+_VARIES: Final = (hdrs.VARY, hdrs.ORIGIN)
 PREFLIGHT_MAX_AGE_S: Final = 7200  # the longest Chrome keeps one; what it permits is checked again on every request
 
 # No credentials: keys travel in headers that pages set themselves, and cookies mean nothing here. So no browser lends
@@ -73,19 +76,28 @@ def setup_cors(app: web.Application, current_policy: Callable[[], OriginPolicy])
     for resource in list(app.router.resources()):
         cors.add(resource)
 
-    async def fill_in(request: web.Request, response: web.StreamResponse) -> None:
-        _fill_in(current_policy(), request.headers.get(hdrs.ORIGIN), response)
+    async def hook(request: web.Request, response: web.StreamResponse) -> None:
+        fill_in(current_policy(), request, response)
 
     # After aiohttp-cors has put its own hook there: it asserts that nobody was before it.
-    app.on_response_prepare.append(fill_in)
+    app.on_response_prepare.append(hook)
 
 
-def _fill_in(policy: OriginPolicy, origin: str | None, response: web.StreamResponse) -> None:
+def cors_headers(policy: OriginPolicy, request: web.BaseRequest) -> Sequence[tuple[str, str]]:
+    """What an answer tells the page that asked, and the caches on the way to it."""
     if not policy.patterns:
-        return
-    # The answer differs by origin: a cache must not give one page what was meant for another, or for none.
-    response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-    if origin is None or hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in response.headers or not policy.allows(origin):
-        return
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ",".join(EXPOSED_HEADERS)
+        return ()
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None or not policy.allows(origin):
+        return (_VARIES,)
+    return (
+        _VARIES,
+        (hdrs.ACCESS_CONTROL_ALLOW_ORIGIN, origin),
+        (hdrs.ACCESS_CONTROL_EXPOSE_HEADERS, _EXPOSED),
+    )
+
+
+def fill_in(policy: OriginPolicy, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Give `response` what aiohttp-cors has left out; where it has answered (a preflight, too), that is only Vary."""
+    said = cors_headers(policy, request)
+    response.headers.extend(said[:1] if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in response.headers else said)

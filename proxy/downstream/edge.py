@@ -49,7 +49,8 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             if record.status is None:
                 record.status = response.status
                 record.bytes_out = _body_bytes(response)
-            record.finish(end_state_of(response.status), now())
+            if record.end_state is None:
+                record.finish(end_state_of(response.status), now())
         except ConnectionError:  # the client's: an upstream's has got a name of ours where it arose
             record.finish(EndState.CLIENT_CLOSED, now())
             response = web.Response(status=CLIENT_LEFT)  # for nobody
@@ -66,6 +67,8 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             record.bytes_out = _body_bytes(response)
             if isinstance(error, web.HTTPMethodNotAllowed):
                 response.headers["Allow"] = error.headers["Allow"]
+            if request.writer.output_size > 0:  # the answer has begun: only the connection's end can tell the client
+                request.protocol.force_close()
         finally:
             if request.path not in UNLOGGED:
                 publish(record)

@@ -7,15 +7,18 @@ themselves are `access`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from aiohttp import web
 
 from proxy.access.keys import Key, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
+from proxy.downstream.connection import ClientConnection
 from proxy.errors import Forbidden, Unauthorized
-from proxy.wire.headers import client_credential, forwarded
+from proxy.wire.headers import Header, client_credential, forwarded
+
+_LENGTH = (b"Content-Length", b"content-length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,23 @@ class Gate:
             raise Forbidden(
                 "This gateway is not known by that host name; add it to server.allowed_hosts.", code="host_not_allowed"
             )
+
+    def let_in(self, request: web.Request) -> Visitor:
+        """Who asks. Raises `Unauthorized` or `Forbidden`.
+
+        The next request on the same connection mostly has the same head: then it is the same visitor.
+        """
+        connection = request.protocol
+        assert isinstance(connection, ClientConnection)
+        said = [header for header in request.raw_headers if header[0] not in _LENGTH]
+        last = connection.visitor
+        if isinstance(last, Visitor) and last.gate is self and last.said == said:
+            return last
+        key = self.admit(request)
+        headers = tuple(header for header in raw_headers(request) if header[0].lower() != "content-length")
+        visitor = Visitor(self, said, key, headers, tuple(self.forwarded(request)))
+        connection.visitor = visitor
+        return visitor
 
     def admit(self, request: web.Request, credential: str | None = None) -> Key | None:
         """The key that the request carries (None where none is asked for). Raises `Unauthorized` or `Forbidden`.
@@ -72,6 +92,20 @@ class Gate:
             return False
         address = ip_address(peer)
         return any(address in network for network in self.trusted_proxies)
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What a request's head and its connection tell, its body's length aside.
+
+    `headers` are the client's as sent, `said` the same in bytes; `forwarded` is what the upstream gets to know of it.
+    """
+
+    gate: Gate = field(repr=False)
+    said: Sequence[tuple[bytes, bytes]] = field(repr=False)
+    key: Key | None
+    headers: Sequence[Header] = field(repr=False)
+    forwarded: Sequence[Header]
 
 
 def raw_headers(request: web.Request) -> list[tuple[str, str]]:

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from proxy.access.keys import Key
-from proxy.downstream.answering import stream_headers, whole_response
+from proxy.access.origins import OriginPolicy
+from proxy.downstream.answering import stream_headers, whole_answer
 from proxy.downstream.body import BodyLimits, read_body
+from proxy.downstream.cors import cors_headers
 from proxy.downstream.early_head import EarlyHead
 from proxy.downstream.edge import RECORD
-from proxy.downstream.gate import Gate, raw_headers
+from proxy.downstream.gate import Gate, Visitor
 from proxy.downstream.streamed import StreamedAnswer
+from proxy.downstream.written import WrittenResponse
 from proxy.errors import GatewayError, ModelNotFound, NotFound, UpstreamError
 from proxy.protocols import endpoints
 from proxy.protocols.failure import answer_error
@@ -46,25 +49,36 @@ class HttpApi:
     async def relay(self, request: web.Request) -> web.StreamResponse:
         """Relay one request, whichever way its answer comes."""
         record = request[RECORD]
-        key = self._admit(request)
-        proxied = await self._read(request, record)
-        route = self._relay.route(proxied, key, record)
-        turn = _Turn(request, proxied, route, record)
-        early = EarlyHead(turn.streamed, request, route.keepalive_s if proxied.body.stream else None)
+        visitor = self._gate.let_in(request)
+        if visitor.key is not None:
+            record.key = visitor.key.name
+        proxied = await self._read(request, visitor, record)
+        route = self._relay.route(proxied, visitor.key, record)
+        turn = _Turn(request, proxied, route, record, self._gate.origins)
+        if proxied.body.stream and route.keepalive_s is not None:
+            return await self._relay_after_silence(turn, route.keepalive_s)
+        return await self._give(turn, await self._relay.open(proxied, route, record), None)
+
+    async def _relay_after_silence(self, turn: _Turn, keepalive_s: float) -> web.StreamResponse:
+        """The same; the head goes out when the upstream has said nothing for `keepalive_s` seconds."""
+        early = EarlyHead(turn.streamed, keepalive_s)
         try:
-            answer = await self._relay.open(proxied, route, record)
+            answer = await self._relay.open(turn.proxied, turn.route, turn.record)
         except GatewayError as error:
-            begun = await early.settle()
+            begun = early.settle()
             if begun is None:
                 raise
             return turn.fail(begun, error)
         except BaseException:
             early.forget()
             raise
+        return await self._give(turn, answer, early.settle())
+
+    async def _give(self, turn: _Turn, answer: Answer, begun: StreamedAnswer | None) -> web.StreamResponse:
         try:
-            return await turn.give(answer, await early.settle())
+            return await turn.give(answer, begun)
         finally:
-            self._relay.close(answer, record)
+            self._relay.close(answer, turn.record)
 
     async def models(self, request: web.Request) -> web.Response:
         """The routes and aliases this key may use: OpenAI's shape, or Anthropic's for its clients."""
@@ -89,7 +103,7 @@ class HttpApi:
         request[RECORD].key = key.name if key is not None else None
         return key
 
-    async def _read(self, request: web.Request, record: RequestRecord) -> ProxyRequest:
+    async def _read(self, request: web.Request, visitor: Visitor, record: RequestRecord) -> ProxyRequest:
         path = request.rel_url.raw_path
         if SERVABLE_PATH.fullmatch(path) is None:
             raise NotFound("There is nothing at this path.")
@@ -98,8 +112,8 @@ class HttpApi:
         return ProxyRequest(
             path=path,
             query=request.rel_url.raw_query_string,
-            headers=raw_headers(request),
-            forwarded=self._gate.forwarded(request),
+            headers=visitor.headers,
+            forwarded=visitor.forwarded,
             body=RequestBody.parse(raw),
             request_id=record.request_id,
         )
@@ -120,6 +134,7 @@ class _Turn:
     proxied: ProxyRequest
     route: Route
     record: RequestRecord
+    origins: OriginPolicy
 
     def streamed(self, answer: Answer | None) -> StreamedAnswer:
         """The response an answer flows through; without one, an event stream begun before anything is known."""
@@ -127,8 +142,9 @@ class _Turn:
         if events:
             self.record.transport = "sse"
         return StreamedAnswer(
+            self.request,
             200 if answer is None else answer.status,
-            stream_headers(answer, self.record),
+            [*stream_headers(answer, self.record), *cors_headers(self.origins, self.request)],
             keepalive=endpoints.for_path(self.proxied.path).keepalive,
             keepalive_s=self.route.keepalive_s if events else None,
         )
@@ -137,7 +153,10 @@ class _Turn:
         """Give the answer to the client, to its end; in the event stream that has begun, if one has."""
         self.record.status = answer.status
         if begun is None and answer.body is not None:
-            return whole_response(answer, self.proxied.path, self.record)
+            headers, body = whole_answer(answer, self.proxied.path, self.record)
+            self.record.bytes_out = len(body)
+            headers += cors_headers(self.origins, self.request)
+            return WrittenResponse(self.request, answer.status, headers, body)
         if begun is not None and not answer.events:
             if answer.failure is None and answer.status >= 400:
                 self.record.finish(end_state_of(answer.status), asyncio.get_running_loop().time())
@@ -145,7 +164,7 @@ class _Turn:
         streamed = begun or self.streamed(answer)
         try:
             if begun is None:
-                await streamed.begin(self.request)
+                streamed.begin()
             streamed.follow(answer.stream, answer.watcher.terminal_error if answer.events else _cut)
             await streamed.finished
         finally:

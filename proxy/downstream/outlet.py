@@ -31,7 +31,7 @@ class Outlet:
         "bytes_out",
     )
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.BaseRequest) -> None:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._connection = cast("ClientConnection", request.protocol)

@@ -1,5 +1,5 @@
-"""A streamed HTTP answer: its head is written by aiohttp, its body pushed straight to the transport, one chunk and one
-write for all the events of one upstream read."""
+"""A streamed HTTP answer, pushed straight to the transport: its head, then one chunk and one write for all the events
+of one upstream read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
-from multidict import CIMultiDict
 
 from proxy.downstream.outlet import Outlet
+from proxy.downstream.written import PushedResponse, head_of, write_now
 from proxy.errors import GatewayError
 from proxy.streams.stream import Stream
+from proxy.wire.headers import Header
 from proxy.wire.sse import Event
 
-
-class PushedResponse(web.StreamResponse):
-    """A response of which aiohttp writes the head only; its body has been pushed when aiohttp asks for the end."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        self._eof_sent = True
-        self._payload_writer = None
+CHUNKED: Header = ("Transfer-Encoding", "chunked")
 
 
 class StreamedAnswer:
@@ -32,30 +27,44 @@ class StreamedAnswer:
 
     __slots__ = (
         "_chunked",
+        "_headers",
         "_keepalive",
         "_keepalive_s",
         "_outlet",
+        "_request",
         "_terminal_error",
         "finished",
         "response",
     )
 
-    def __init__(self, status: int, headers: CIMultiDict[str], *, keepalive: bytes, keepalive_s: float | None) -> None:
-        self.response = PushedResponse(status=status, headers=headers)
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        status: int,
+        headers: list[Header],
+        *,
+        keepalive: bytes,
+        keepalive_s: float | None,
+    ) -> None:
+        self._request = request
+        self._headers = headers
+        self._chunked = request.version >= HttpVersion11  # else the connection's end is the body's
+        self.response = PushedResponse(status, stays=self._chunked and request.keep_alive)
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepalive = keepalive
         self._keepalive_s = keepalive_s
         self._outlet: Outlet | None = None
-        self._chunked = True
         self._terminal_error: Callable[[GatewayError], bytes] = _unspoken
 
-    async def begin(self, request: web.Request) -> None:
-        """Write the head; from here on silence is filled with keep-alives."""
-        self._chunked = request.version >= HttpVersion11
-        if not self._chunked:
-            self.response.force_close()  # the end of the connection is the end of the body
-        await self.response.prepare(request)
-        self._outlet = Outlet(request)
+    def begin(self) -> None:
+        """Write the head; from here on silence is filled with keep-alives.
+
+        Raises `ConnectionError` when the client has left.
+        """
+        headers = [*self._headers, CHUNKED] if self._chunked else self._headers
+        stays = bool(self.response.keep_alive)
+        write_now(self._request, head_of(self._request, self.response.status, headers, stays=stays))
+        self._outlet = Outlet(self._request)
         self._outlet.break_silence(self._keepalive_s, self.keep_alive)
 
     def follow(self, stream: Stream, terminal_error: Callable[[GatewayError], bytes]) -> None:

@@ -6,8 +6,11 @@ Whether a credential is good, a peer trusted or an origin allowed is settled in 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ _TRACE = frozenset({"traceparent", "tracestate"})
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 def towards_upstream(headers: Collection[Header], *, keep_credentials: bool = False) -> list[Header]:
@@ -108,7 +112,7 @@ def request_id(value: str | None, new: Callable[[], str]) -> str:
 
 def new_request_id() -> str:
     """`req_` and 96 random bits."""
-    return "req_" + secrets.token_hex(12)
+    return "req_" + os.urandom(12).hex()
 
 
 def trace_id(headers: Iterable[Header]) -> str | None:
@@ -132,6 +136,30 @@ def request_head(method: str, target: str, headers: Iterable[Header]) -> bytes:
         raise ValueError("a method, a target or a header's name is empty or not allowed in a request")
     if names and not _TOKENS.fullmatch("".join(names)):
         raise ValueError("a header's name has a character that is not allowed")
+    return _head_bytes(lines)
+
+
+def answer_head(version: tuple[int, int], status: int, headers: Iterable[Header]) -> bytes:
+    """The status line, the header lines and the empty line. ValueError on anything that could be read as more lines.
+
+    The caller gives the framing and Date; names that came from an HTTP parser are tokens already.
+    """
+    lines = [f"HTTP/{version[0]}.{version[1]} {status} {_REASONS.get(status, '')}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return _head_bytes(lines)
+
+
+def http_date(now_wall_s: float) -> str:
+    """The `Date` of this second (RFC 9110, 5.6.7). `now_wall_s`: seconds since the epoch."""
+    return _date_of_second(int(now_wall_s))
+
+
+@lru_cache(maxsize=1)
+def _date_of_second(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _head_bytes(lines: list[str]) -> bytes:
     text = "".join(lines)
     if not text.isprintable() and _CONTROLS.search(text):
         raise ValueError("a header's value has a control character")

@@ -369,3 +369,19 @@ def test_a_loopback_name_with_something_around_it_is_allowed_only_if_it_still_is
     if HostPolicy([], loopback_bind=True).allows(before + name + after):
         host = (before + name + after).partition(":")[0].removesuffix(".")
         assert host.endswith(".localhost") or host == "localhost" or ip_address(host).is_loopback
+
+
+def test_what_was_decided_for_one_request_is_not_taken_for_another() -> None:
+    policy = OriginPolicy([], loopback_bind=False)
+    page = "http://gateway.test:8080"
+    asked = [("gateway.test:8080", "http"), ("gateway.test:8081", "http"), ("gateway.test:8080", "https")] * 2
+    assert [policy.allows_request(page, host, scheme) for host, scheme in asked] == [True, False, False] * 2
+    assert not policy.allows(page)
+    assert OriginPolicy([page], loopback_bind=False).allows(page)
+
+
+def test_more_names_than_are_remembered_are_decided_all_the_same() -> None:
+    hosts = HostPolicy(["*.example.com"], loopback_bind=False)
+    for _ in range(2):
+        assert all(hosts.allows(f"a{number}.example.com") for number in range(200))
+        assert not any(hosts.allows(f"a{number}.example.net") for number in range(200))

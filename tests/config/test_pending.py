@@ -18,7 +18,8 @@ def test_shipped_file_waits_for_nothing() -> None:
 def test_what_works_today_is_not_mentioned() -> None:
     assert places(
         server={
-            "host": "localhost", "port": 1, "allowed_hosts": ["a"], "max_body": 5, "max_event": 5, "drain": "1s",
+            "host": "localhost", "port": 1, "workers": 2, "allowed_hosts": ["a"], "max_body": 5, "max_event": 5,
+            "drain": "1s",
             "timeouts": {"headers": "1s"}, "websocket": {"ping": "1s"}, "trusted_proxies": ["::1"],
             "tls": {"certificate": "a", "key": "b"},
         },
@@ -42,7 +43,7 @@ def test_settings_that_ask_for_nothing_are_not_mentioned() -> None:
         "on_break": "error", "on_disconnect": "cancel", "strict": False, "replicas": [{"url": "demo://", "weight": 1}],
     }  # fmt: skip
     assert places(
-        server={"workers": 1, "gather": "off", "websocket": {"age": "none"}},
+        server={"gather": "off", "websocket": {"age": "none"}},
         auth={"keys": [{"name": "a", "key": "k", "limits": {"streams": "none"}}]},
         state="memory", discover=False, routes={"a": nothing}, defaults=nothing, tools={},
     ) == ()  # fmt: skip
@@ -65,7 +66,6 @@ def test_setting_of_a_route_is_told_where_it_is_given(setting: str, value: objec
 @pytest.mark.parametrize(
     ("settings", "place"),
     [
-        ({"server": {"workers": 2}}, "server.workers"),
         ({"server": {"websocket": {"age": "1h"}}}, "server.websocket.age"),
         ({"server": {"websocket": {"streams": 1}}}, "server.websocket.streams"),
         ({"server": {"websocket": {"detach": "1s"}}}, "server.websocket.detach"),

@@ -194,20 +194,19 @@ async def test_a_head_for_a_client_that_has_just_left_fails_silently(
     aiohttp_client: AiohttpClient, quiet_log: pytest.LogCaptureFixture
 ) -> None:
     """The timer fires between the loss of the connection and the news of it."""
-    begun: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    settled: asyncio.Future[StreamedAnswer | None] = asyncio.get_running_loop().create_future()
 
     async def handler(request: web.Request) -> web.StreamResponse:
         record = RequestRecord("r", "POST", "/", 0.0)
 
         def make(_: Answer | None) -> StreamedAnswer:
-            return StreamedAnswer(200, stream_headers(None, record), keepalive=b": ping\n", keepalive_s=None)
+            return StreamedAnswer(request, 200, stream_headers(None, record), keepalive=b": ping\n", keepalive_s=None)
 
-        early = EarlyHead(make, request, 3600)
+        early = EarlyHead(make, 3600)
         assert request.transport is not None
         request.transport.abort()
         early._begin()
-        assert early._beginning is not None
-        early._beginning.add_done_callback(lambda task: begun.set_result(task.exception()))
+        settled.set_result(early.settle())
         await asyncio.Event().wait()  # until the news comes
         raise AssertionError
 
@@ -217,4 +216,4 @@ async def test_a_head_for_a_client_that_has_just_left_fails_silently(
     with pytest.raises(ClientConnectionError):
         await client.post("/")
     async with asyncio.timeout(1):
-        assert await begun is None
+        assert await settled is None

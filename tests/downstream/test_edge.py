@@ -12,6 +12,7 @@ from proxy.access.keys import Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
 from proxy.downstream.edge import add_request_id, edge
 from proxy.downstream.gate import Gate
+from proxy.downstream.streamed import StreamedAnswer
 from proxy.telemetry.record import EndState, RequestRecord
 from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route, served
@@ -263,6 +264,23 @@ async def test_a_failure_of_ours_is_logged_with_its_traceback_and_told_without(
     assert (records[0].status, records[0].end_state) == (500, EndState.ERROR)
     assert "Traceback" in quiet_log.text
     assert records[0].request_id in quiet_log.text
+    quiet_log.clear()
+
+
+async def test_a_failure_of_ours_in_a_begun_answer_ends_the_connection_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_log: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(StreamedAnswer, "follow", broken)
+    async with served(DEMO, tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(post("/v1/chat/completions", chat()))
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body == b""  # no last chunk: the client sees that it is not whole
+    assert [record.status for record in gateway.records] == [500]
+    assert "Traceback" in quiet_log.text
     quiet_log.clear()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.raw_client import ask, chat, get, post
+from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route, served
 from tests.support.upstream import answer, answering, scripted_upstream
 
@@ -209,3 +209,49 @@ async def test_the_upstream_is_told_where_a_request_came_from(
     assert request.headers("x-forwarded-proto") == [proto]
     assert request.headers("x-forwarded-host") == [host]
     assert request.headers("forwarded") == request.headers("x-real-ip") == []
+
+
+async def test_each_request_of_a_connection_is_let_in_for_what_it_says_itself(tmp_path: Path) -> None:
+    """The gate remembers a connection's last head: another key, none, or a foreign page must not pass as the last."""
+    (tmp_path / "secret").write_text("sk-from-file\n")
+    said: list[tuple[tuple[str, ...], int, str | None]] = [
+        ((f"x-api-key: {KEY}",), 200, "plain"),
+        ((f"x-api-key: {KEY}",), 200, "plain"),
+        (("x-api-key: wrong",), 401, None),
+        ((f"x-api-key: {OTHER}",), 200, "hashed"),
+        ((), 401, None),
+        ((f"Authorization: Bearer {KEY}", f"x-api-key: {OTHER}"), 200, "plain"),
+        (("Authorization: Bearer wrong", f"x-api-key: {OTHER}"), 401, None),
+    ]
+    async with served(ROUTES + AUTH, tmp_path) as gateway, raw_client(gateway.port) as client:
+        for headers, status, _ in said:
+            await client.send(post("/v1/chat/completions", chat(stream=False), *headers))
+            assert (await client.answer()).status == status
+    assert [record.key for record in gateway.records] == [key for *_, key in said]
+
+
+async def test_a_foreign_page_is_not_let_in_behind_a_listed_one(tmp_path: Path) -> None:
+    cors = f"cors: {{origins: ['{LISTED}']}}\n"
+    async with served(ROUTES + cors, tmp_path) as gateway, raw_client(gateway.port) as client:
+        for origin, status in ((LISTED, 200), ("https://evil.test", 403), (LISTED, 200)):
+            await client.send(post("/v1/chat/completions", chat(stream=False), f"Origin: {origin}"))
+            answered = await client.answer()
+            assert answered.status == status
+            assert ("access-control-allow-origin" in answered.headers) == (status == 200)
+
+
+async def test_the_upstream_gets_each_requests_own_headers_though_the_connection_is_the_same(tmp_path: Path) -> None:
+    sent = [("X-Turn: 1", "hi"), ("X-Turn: 1", "a longer text"), ("X-Turn: 2", "hi"), ("X-Other: 1", "hi")]
+    async with (
+        scripted_upstream(answering(answer(200, b"{}"))) as upstream,
+        served(one_route(upstream.url), tmp_path) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        for header, text in sent:
+            await client.send(post("/v1/embeddings", {"model": "m", "input": text}, header))
+            assert (await client.answer()).status == 200
+    assert [request.header("x-turn") for request in upstream.requests] == ["1", "1", "2", None]
+    assert [request.header("x-other") for request in upstream.requests] == [None, None, None, "1"]
+    for request, (_, text) in zip(upstream.requests, sent, strict=True):
+        assert json.loads(request.body)["input"] == text
+        assert request.headers("content-length") == [str(len(request.body))]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from proxy.wire.headers import (
+    answer_head,
     client_credential,
     forwarded,
+    http_date,
     new_request_id,
     request_head,
     request_id,
@@ -227,3 +229,29 @@ def test_request_head_refuses_a_method_or_target_that_is_not_one_word(method: st
 def test_request_head_refuses_a_surrogate_that_stands_for_no_byte() -> None:
     with pytest.raises(ValueError, match="surrogates not allowed"):
         request_head("GET", "/", [("X-A", "\ud800")])
+
+
+def test_answer_head_is_one_line_a_header_and_an_empty_line() -> None:
+    head = answer_head((1, 1), 200, [("Content-Type", "application/json"), ("X", ""), ("X", "ü")])
+    assert head == "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX: \r\nX: ü\r\n\r\n".encode()
+    assert answer_head((1, 0), 429, []) == b"HTTP/1.0 429 Too Many Requests\r\n\r\n"
+    assert answer_head((1, 1), 599, []) == b"HTTP/1.1 599 \r\n\r\n"
+
+
+def test_answer_head_gives_back_the_bytes_a_value_came_as() -> None:
+    value = b"caf\xe9 \xff".decode("utf-8", "surrogateescape")
+    assert answer_head((1, 1), 200, [("X", value)]) == b"HTTP/1.1 200 OK\r\nX: caf\xe9 \xff\r\n\r\n"
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\r\n\r\n", "\0", "\x1b", "\x7f"])
+@pytest.mark.parametrize("where", ["name", "value"])
+def test_answer_head_refuses_control_characters(bad: str, where: str) -> None:
+    header = ("X" + bad, "1") if where == "name" else ("X", "1" + bad + "Set-Cookie: a=b")
+    with pytest.raises(ValueError, match="control character"):
+        answer_head((1, 1), 200, [header])
+
+
+def test_the_date_is_the_one_of_its_second_in_gmt() -> None:
+    assert http_date(784111777.0) == http_date(784111777.999) == "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert http_date(784111778.0) == "Sun, 06 Nov 1994 08:49:38 GMT"
+    assert http_date(784111777.5) == "Sun, 06 Nov 1994 08:49:37 GMT"
