@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from proxy.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 # A second one of these could mean one thing to the gateway and another to the replica. Any other duplicate passes.
 MEMBERS_SENT_ONCE = frozenset({"model", "stream", "stream_options", "n", "prompt", "tools"})
@@ -91,6 +91,8 @@ class ProxyRequest:
     forwarded: Sequence[tuple[str, str]]
     body: RequestBody
     request_id: str
+    crossing: dict[Hashable, list[tuple[str, str]]] = field(default_factory=dict, repr=False, compare=False)
+    """What of the headers crosses, for each replica: whoever sends the same headers again may keep it."""
 
 
 def _members(raw: bytes) -> tuple[tuple[Member, ...], dict[str, object]]:

@@ -188,10 +188,10 @@ class _Frames:
 
     def write(self, events: list[Event]) -> bool:
         put = self._put
-        if len(events) == 1 and events[0].data[:1] == b"{":  # by far the commonest batch
-            return put(event_frame(events[0].data))
-        frames = b"".join([event_frame(event.data) for event in events if not is_done(event.data)])
-        return put(frames) if frames else False
+        spoken = [event.data for event in events if event.data[:1] == b"{" or not is_done(event.data)]
+        if len(spoken) == 1:  # by far the commonest batch
+            return put(event_frame(spoken[0]))
+        return put(b"".join([event_frame(data) for data in spoken])) if spoken else False
 
     def end(self, error: GatewayError | None) -> None:
         if not self._finished.done():

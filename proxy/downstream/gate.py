@@ -6,7 +6,7 @@ themselves are `access`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -106,6 +106,7 @@ class Visitor:
     key: Key | None
     headers: Sequence[Header] = field(repr=False)
     forwarded: Sequence[Header]
+    crossing: dict[Hashable, list[Header]] = field(default_factory=dict, repr=False)
 
 
 def raw_headers(request: web.Request) -> list[tuple[str, str]]:

@@ -116,6 +116,7 @@ class HttpApi:
             forwarded=visitor.forwarded,
             body=RequestBody.parse(raw),
             request_id=record.request_id,
+            crossing=visitor.crossing,
         )
 
     def _openai_model(self, name: str) -> dict[str, object]:

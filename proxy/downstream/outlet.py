@@ -61,10 +61,10 @@ class Outlet:
 
     def put(self, data: bytes) -> bool:
         """Write at once. True when the reader is behind: put no more until the stream is told that it has drained."""
-        transport = self._transport
+        transport, now = self._transport, self._now
         if transport is None or transport.is_closing():
             return False
-        self._last_put = self._now()
+        self._last_put = now()
         self.bytes_out += len(data)
         transport.write(data)
         return self._connection.writing_paused

@@ -96,7 +96,9 @@ class StreamedAnswer:
     # ---- the stream's side ----
 
     def write(self, events: list[Event]) -> bool:
-        return self._put(events[0].wire if len(events) == 1 else b"".join([event.wire for event in events]))
+        assert self._outlet is not None
+        data = events[0].wire if len(events) == 1 else b"".join([event.wire for event in events])
+        return self._outlet.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self, error: GatewayError | None) -> None:
         last_words = self._terminal_error(error) if error is not None else b""

@@ -16,6 +16,9 @@ from proxy.upstream.exchange import Exchange, Opening
 from proxy.upstream.pool import Pool
 from proxy.wire.headers import Header, request_head, towards_upstream
 
+REQUEST_ID = "x-request-id"
+THIS_REQUEST: Header = (REQUEST_ID, "")
+"""Stands where each request's own id goes."""
 JSON_BODY: Header = ("Content-Type", "application/json")
 
 
@@ -85,26 +88,30 @@ def upstream_message(request: ProxyRequest, route: Route, replica: Replica) -> b
     body = request.body.raw
     if route.upstream_model != request.body.model:
         body = request.body.replaced({"model": route.upstream_model})
+    crossing = request.crossing.get(replica)
+    if crossing is None:
+        crossing = request.crossing[replica] = _crossing(request, route, replica)
+    headers = [(REQUEST_ID, request.request_id) if header is THIS_REQUEST else header for header in crossing]
+    headers.append(("Content-Length", str(len(body))))
+    return request_head("POST", replica.target(request.path, request.query), headers) + body
+
+
+def _crossing(request: ProxyRequest, route: Route, replica: Replica) -> list[Header]:
+    """The headers that stay the same as long as the client's do."""
     own = {name.lower() for name, _ in replica.headers}
     passed = [
         *towards_upstream(request.headers, keep_credentials=route.passthrough),
         *request.forwarded,
-        ("x-request-id", request.request_id),
+        THIS_REQUEST,
     ]
     if not _says_json(passed):
         passed = [*(header for header in passed if header[0].lower() != "content-type"), JSON_BODY]
-    head = request_head(
-        "POST",
-        replica.target(request.path, request.query),
-        [
-            ("Host", replica.origin.authority),
-            *(header for header in passed if header[0].lower() not in own),
-            *(header for header in replica.headers if header[0].lower() != "accept-encoding"),
-            ("Accept-Encoding", "identity"),
-            ("Content-Length", str(len(body))),
-        ],
-    )
-    return head + body
+    return [
+        ("Host", replica.origin.authority),
+        *(header for header in passed if header[0].lower() not in own),
+        *(header for header in replica.headers if header[0].lower() != "accept-encoding"),
+        ("Accept-Encoding", "identity"),
+    ]
 
 
 def _says_json(headers: Sequence[Header]) -> bool:

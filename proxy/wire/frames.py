@@ -35,9 +35,9 @@ def event_frame(data: bytes) -> bytes:
     if not data.isascii() or _LF in data or _CR in data:
         data = text_payload(data)
     size = len(data)
-    if 125 < size < 65536:
-        return _medium(_TEXT, 126, size) + data
-    return text_frame(data)
+    if size < 126:
+        return _short(_TEXT, size) + data
+    return _medium(_TEXT, 126, size) + data if size < 65536 else text_frame(data)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

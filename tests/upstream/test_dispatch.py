@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,6 +136,19 @@ def test_a_replicas_own_headers_replace_the_clients_and_the_gateways(tmp_path: P
     assert found["x-request-id"] == "X-Request-Id: fixed"
     assert found["x-forwarded-for"] == "X-Forwarded-For: none"
     assert found["accept-encoding"] == "Accept-Encoding: identity"
+
+
+def test_what_crosses_may_be_kept_for_the_next_request_but_for_its_id_and_its_length(tmp_path: Path) -> None:
+    first, second = (route_of(tmp_path, url, api_key=key) for url, key in (("http://a", "sk-a"), ("http://b", "sk-b")))
+    request = request_of(b'{"model":"chat"}', ("X-A", "1"))
+    again = replace(request, request_id="req_2", body=RequestBody.parse(b'{"model":"chat","n":1}'))
+    assert again.crossing is request.crossing
+    for route in (first, second):
+        before, after = lines_of(message_of(request, route)), lines_of(message_of(again, route))
+        assert [line.replace("req_1", "req_2") for line in before[:-1]] == after[:-1]
+        assert (before[-1], after[-1]) == ("Content-Length: 17", "Content-Length: 23")
+    assert "Authorization: Bearer sk-b" in lines_of(message_of(again, second))
+    assert "sk-b" not in repr(again)
 
 
 def test_a_replica_learns_nothing_it_need_not_know(tmp_path: Path) -> None:
