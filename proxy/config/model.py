@@ -82,7 +82,7 @@ class Server(Settings):
     timeouts: ServerTimeouts = Field(default=ServerTimeouts(), description="How long a client may take.")
     drain_s: WaitOrNone = Field(default=30.0, alias="drain", description="How long a stop waits for open streams.")
     gather: Gather = Field(
-        default="auto", description="off, auto or a duration: let a busy loop collect more sockets a turn."
+        default="off", description="off, auto or a duration: let a busy loop collect more sockets a turn."
     )
     websocket: WebSocket = Field(default=WebSocket(), description="WebSocket sessions.")
     trusted_proxies: tuple[Network, ...] = Field(default=(), description="Addresses whose X-Forwarded-* headers count.")

@@ -179,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._busy or parser is None:
             self.close()  # an idle server has nothing to say
             return
-        if gatherer is not None:
+        if gatherer is not None and self._awaited is None:
             if not gatherer.reads:
                 gatherer.begin_turn()
             gatherer.reads += 1

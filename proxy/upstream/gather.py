@@ -22,7 +22,8 @@ WINDOW_S = 0.1
 class Gatherer:
     """One loop's. Times are the running loop's, in seconds.
 
-    `reads` counts the sockets read in this turn: whoever reads one adds it, and before the first calls `begin_turn`.
+    `reads` counts the flowing sockets read in this turn: whoever reads one adds it, and before the first calls
+    `begin_turn`. Those that are awaited do not count: small answers in one piece are all first and no flow.
     """
 
     __slots__ = ("_awaited", "_busy", "_loop", "_pause_ms", "_since", "_window_reads", "reads")

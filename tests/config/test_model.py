@@ -24,7 +24,7 @@ def test_server_has_the_documented_defaults() -> None:
         "max_event_bytes": 16 << 20,
         "timeouts": {"headers_s": 10.0, "body_s": 30.0},
         "drain_s": 30.0,
-        "gather": "auto",
+        "gather": "off",
         "websocket": {"ping_s": 25.0, "age_s": 3600.0, "streams": 16, "detach_s": 30.0, "replay_s": 120.0},
         "trusted_proxies": (),
         "tls": None,
