@@ -35,7 +35,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """A key with the SHA-256 digest of its credential; built from one of the three forms routes.yaml offers.
+    """A key with the SHA-256 digest of its credential; made from either. What a key file holds is the loader's to read.
 
     Raises `ValueError` for an empty key or a digest that is not one: such an entry would let everybody in, or nobody.
     """
@@ -62,11 +62,6 @@ class KeyEntry:
         except ValueError:
             digest = b""
         return cls(Key(name, tuple(models)), digest)
-
-    @classmethod
-    def from_file_text(cls, name: str, text: str, models: Iterable[str] = EVERY_MODEL) -> KeyEntry:
-        """`key_file: /run/secrets/web`: what the file holds, less the line end that editors leave."""
-        return cls.from_key(name, text.rstrip("\r\n"), models)
 
 
 class Keyring:
