@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from random import Random
+from typing import Protocol, assert_never
 
+from proxy.config.values import Balance
+from proxy.routing.balancing.least_busy import LeastBusy
+from proxy.routing.balancing.prefix import Prefix
+from proxy.routing.balancing.round_robin import RoundRobin
+from proxy.routing.balancing.sticky import Sticky
+from proxy.routing.balancing.two_choices import TwoChoices
+from proxy.routing.facts import RequestFacts
 from proxy.routing.replica import Replica
+
+__all__ = ["Balancer", "RoundRobin", "build_balancer"]
 
 
 class Balancer(Protocol):
     """A policy. It may keep state of its own, and is only ever asked from one thread."""
 
-    def pick(self, replicas: Sequence[Replica]) -> Replica:
-        """One of `replicas`, which is never empty."""
+    def pick(self, replicas: Sequence[Replica], facts: RequestFacts | None = None, now: float = 0.0) -> Replica:
+        """One of `replicas`, which are those that may be asked now, and never empty.
+
+        Without `facts` (what is known of the request) a policy that needs them takes the least busy one.
+        """
 
 
-class RoundRobin:
-    """One after the other, in the file's order."""
-
-    __slots__ = ("_next",)
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def pick(self, replicas: Sequence[Replica]) -> Replica:
-        picked = replicas[self._next % len(replicas)]
-        self._next += 1
-        return picked
+def build_balancer(balance: Balance, rng: Random) -> Balancer:
+    """The policy that a route's `balance` names."""
+    match balance.method:
+        case "least_busy":
+            return LeastBusy()
+        case "round_robin":
+            return RoundRobin()
+        case "random":
+            return TwoChoices(rng)
+        case "sticky":
+            return Sticky(balance.by, balance.header)
+        case "prefix":
+            return Prefix()
+        case unknown:
+            assert_never(unknown)

@@ -1,6 +1,6 @@
-"""A replica: one model-server address of a route, and what is known of it right now.
+"""A replica: one model-server address of a route, as the file describes it.
 
-Pure: it is told of exchanges starting and ending, it does not watch them. Who connects to it is `upstream/pool`.
+What is known of it right now is its `standing`; who connects to it, `upstream/pool`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
+
+from proxy.routing.standing import Standing
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -39,7 +41,19 @@ class Replica:
     prefix: str
     headers: Headers = field(default=(), repr=False)
     """Sent with every request to it and never anywhere else: its credentials among them."""
-    in_flight: int = 0
+    takes_stream_options: bool = True
+    """False once it refused them and answered without: it is not asked for token counts any more."""
+    weight: int = 1
+    standing: Standing = field(default_factory=Standing, repr=False)
+    """What is known of it right now; a reload keeps it."""
+
+    @property
+    def in_flight(self) -> int:
+        return self.standing.in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self.standing.in_flight = count
 
     def target(self, path: str, query: str) -> str:
         """The request target of `path` at this replica, e.g. `/api/v1/chat/completions?beta=true`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
 
 from proxy.access.keys import Key
 from proxy.config.model import Config
@@ -11,8 +12,12 @@ from proxy.config.route import Protocol
 from proxy.config.route import Replica as ReplicaSettings
 from proxy.config.route import Route as RouteSettings
 from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unavailable
-from proxy.routing.balancer import Balancer, RoundRobin
+from proxy.routing.balancer import Balancer
+from proxy.routing.failure_kind import FailureKind
+from proxy.routing.limiter import Limiter, RouteRules
 from proxy.routing.replica import Replica, parse_origin
+from proxy.routing.retry import Fallback, RetryRules
+from proxy.routing.succession import Succession
 from proxy.wire.headers import upstream_credentials
 
 NAMES_LISTED = 50
@@ -45,6 +50,13 @@ class Route:
     keepalive_s: float | None
     passthrough: bool
     """The client's own credentials go to the replica."""
+    protocol: Protocol = "openai"
+    """What the replicas speak."""
+    tools: tuple[str, ...] = ()
+    """Offered to the model where the gateway runs tools: servers, or `server.tool`."""
+    retry: RetryRules = field(default_factory=RetryRules)
+    fallbacks: tuple[Fallback, ...] = ()
+    limiter: Limiter = field(default_factory=lambda: Limiter(RouteRules()))
 
     def require_ready(self) -> None:
         """Raise what a request for this route is answered when the file does not say enough to serve it."""
@@ -92,22 +104,32 @@ def _listing(names: list[str]) -> str:
     return f"Available models: {', '.join(names[:NAMES_LISTED])}{more}."
 
 
-def build_table(config: Config) -> RoutingTable:
-    """The table that a checked configuration describes."""
-    return RoutingTable(_route(name, route) for name, route in config.routes.items())
+def build_table(config: Config, before: RoutingTable | None = None, rng: Random | None = None) -> RoutingTable:
+    """The table that a checked configuration describes. What stays of the one `before` keeps its state, from now on
+    under the new file's rules: it is to be swapped at once."""
+    former = {} if before is None else {route.name: route for route in before.routes}
+    succession = Succession(former, rng or Random())
+    return RoutingTable(_route(name, route, succession) for name, route in config.routes.items())
 
 
-def _route(name: str, settings: RouteSettings) -> Route:
+def _route(name: str, settings: RouteSettings, succession: Succession) -> Route:
     timeouts = settings.timeouts
+    replicas = tuple(_replica(index, replica, settings.protocol) for index, replica in enumerate(settings.replicas))
+    succession.settle(name, settings, replicas)
     return Route(
         name=name,
         upstream_model=settings.model,
         aliases=settings.aliases,
-        replicas=tuple(_replica(index, replica, settings.protocol) for index, replica in enumerate(settings.replicas)),
-        balancer=RoundRobin(),
+        replicas=replicas,
+        balancer=succession.balancer(name, settings),
         timeouts=Timeouts(timeouts.connect_s, timeouts.first_token_s, timeouts.idle_s, timeouts.total_s),
         keepalive_s=settings.keepalive_s,
         passthrough=settings.auth == "passthrough",
+        protocol=settings.protocol,
+        tools=settings.tools,
+        retry=RetryRules(settings.retry.attempts, settings.retry.max_wait_s),
+        fallbacks=tuple(Fallback(other.route, tuple(map(FailureKind, other.reasons))) for other in settings.fallbacks),
+        limiter=succession.limiter(name, settings),
     )
 
 
@@ -116,4 +138,4 @@ def _replica(index: int, settings: ReplicaSettings, protocol: Protocol) -> Repli
     headers = [(name, value.get_secret_value()) for name, value in settings.headers.items()]
     if settings.api_key is not None:
         headers.append(upstream_credentials(protocol, settings.api_key.get_secret_value()))
-    return Replica(index, origin, prefix, tuple(headers))
+    return Replica(index, origin, prefix, tuple(headers), weight=settings.weight)

@@ -1,33 +1,68 @@
-"""Which replica gets the next request."""
+"""Every `balance` has its policy, and what every policy promises."""
 
 from __future__ import annotations
 
-from proxy.routing.balancer import RoundRobin
-from proxy.routing.replica import Origin, Replica
+from collections import Counter
+from random import Random
+
+import pytest
+
+from proxy.config.values import Balance, Method
+from proxy.routing.balancer import RoundRobin, build_balancer
+from proxy.routing.balancing.least_busy import LeastBusy
+from proxy.routing.balancing.prefix import Prefix
+from proxy.routing.balancing.sticky import Sticky
+from proxy.routing.balancing.two_choices import TwoChoices
+from tests.support.replicas import facts, replicas
+
+METHODS: list[Method] = ["least_busy", "round_robin", "random", "sticky", "prefix"]
 
 
-def replicas(count: int) -> list[Replica]:
-    return [Replica(index, Origin("http", "gpu", 8000 + index), "") for index in range(count)]
+@pytest.mark.parametrize(
+    ("method", "policy"),
+    [
+        ("least_busy", LeastBusy),
+        ("round_robin", RoundRobin),
+        ("random", TwoChoices),
+        ("sticky", Sticky),
+        ("prefix", Prefix),
+    ],
+)
+def test_a_balance_names_a_policy(method: Method, policy: type) -> None:
+    assert type(build_balancer(Balance(method), Random(1))) is policy
 
 
-def test_round_robin_goes_through_the_file_in_order_and_begins_again() -> None:
-    balancer, there = RoundRobin(), replicas(3)
-    assert [balancer.pick(there).index for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+def test_sticky_keeps_to_what_the_file_says() -> None:
+    there = replicas(20)
+    by_header = build_balancer(Balance("sticky", "header", "X-Tenant"), Random(1))
+    picked = {
+        by_header.pick(there, facts(("X-Tenant", "blue"), key=f"key-{number}"), 0.0).index for number in range(20)
+    }
+    assert len(picked) == 1
+    by_key = build_balancer(Balance("sticky"), Random(1))
+    assert len({by_key.pick(there, facts(key=f"key-{number}"), 0.0).index for number in range(20)}) > 1
 
 
-def test_round_robin_with_one_replica_always_picks_it() -> None:
-    balancer, there = RoundRobin(), replicas(1)
-    assert {balancer.pick(there).index for _ in range(3)} == {0}
+@pytest.mark.parametrize("method", METHODS)
+def test_one_replica_is_always_picked(method: Method) -> None:
+    balancer, there = build_balancer(Balance(method), Random(1)), replicas(1)
+    for request in (None, facts(key="web"), facts(prompt="x" * 9000, key="web")):
+        assert balancer.pick(there, request, 100.0) is there[0]
 
 
-def test_round_robin_goes_on_when_a_replica_is_left_out() -> None:
-    balancer, there = RoundRobin(), replicas(3)
-    assert balancer.pick(there) is there[0]
-    picked = [balancer.pick([there[0], there[2]]).index for _ in range(4)]
-    assert sorted(picked) == [0, 0, 2, 2]
+@pytest.mark.parametrize("method", METHODS)
+def test_only_candidates_are_picked_whatever_was_there_before(method: Method) -> None:
+    balancer, there, rng = build_balancer(Balance(method), Random(1)), replicas(6), Random(2)
+    for number in range(300):
+        candidates = rng.sample(there, rng.randint(1, 6))
+        for replica in there:
+            replica.standing.in_flight = rng.randrange(12)
+        request = facts(key=f"key-{number % 7}", prompt=f"{number % 5}" * 3000)
+        assert balancer.pick(candidates, request, float(number)) in candidates
 
 
-def test_two_routes_take_their_own_turns() -> None:
-    one, other, there = RoundRobin(), RoundRobin(), replicas(2)
-    one.pick(there)
-    assert other.pick(there) is there[0]
+@pytest.mark.parametrize("method", METHODS)
+def test_without_facts_idle_replicas_share_the_work(method: Method) -> None:
+    balancer, there = build_balancer(Balance(method), Random(1)), replicas(4)
+    counts = Counter(balancer.pick(there).index for _ in range(400))
+    assert min(counts[index] for index in range(4)) > 60

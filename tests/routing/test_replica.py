@@ -75,6 +75,17 @@ def test_a_replica_does_not_show_its_headers() -> None:
     assert "canary" not in repr(replica)
 
 
+def test_a_replica_takes_stream_options_until_it_is_known_not_to() -> None:
+    assert Replica(0, Origin("http", "gpu", 80), "").takes_stream_options
+
+
 def test_two_replicas_are_two_even_at_the_same_address() -> None:
     origin = Origin("http", "gpu", 80)
     assert Replica(0, origin, "") != Replica(0, origin, "")
+
+
+def test_what_is_in_flight_is_its_standings() -> None:
+    replica = Replica(0, Origin("http", "gpu", 80), "")
+    replica.in_flight += 2
+    assert (replica.in_flight, replica.standing.in_flight) == (2, 2)
+    assert Replica(1, Origin("http", "gpu", 80), "").in_flight == 0

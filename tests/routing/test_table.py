@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from proxy.access.keys import Key
 from proxy.config.loader import load
 from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from proxy.routing.balancing.two_choices import TwoChoices
+from proxy.routing.failure_kind import FailureKind
+from proxy.routing.limiter import RouteRules
+from proxy.routing.retry import Fallback, RetryRules
 from proxy.routing.table import NAMES_LISTED, RoutingTable, Timeouts, build_table
 
 if TYPE_CHECKING:
@@ -124,3 +129,34 @@ def test_a_replica_carries_its_own_headers_and_key(protocol: str, credential: tu
     """
     route = table(tmp_path, text % protocol).find("chat", None)
     assert [replica.headers for replica in route.replicas] == [(("X-Team", "red"), credential), ()]
+
+
+def test_a_route_carries_its_policies(tmp_path: Path) -> None:
+    text = """
+    routes:
+      chat:
+        replicas: [{url: "http://gpu-1:8000", weight: 2}, "http://gpu-2:8000"]
+        balance: random
+        fallbacks: [small, {route: long, for: [context_length]}]
+        limits: {streams: 4, queue: 9, queue_timeout: 3s}
+        retry: {attempts: 5, max_wait: 2s}
+      small: http://gpu-3:8000
+      long: http://gpu-4:8000
+    """
+    route = table(tmp_path, text).find("chat", None)
+    assert [replica.weight for replica in route.replicas] == [2, 1]
+    assert isinstance(route.balancer, TwoChoices)
+    assert route.fallbacks == (Fallback("small"), Fallback("long", (FailureKind.CONTEXT_LENGTH,)))
+    assert route.limiter.rules == RouteRules(4, 9, 3.0)
+    assert route.retry == RetryRules(5, 2.0)
+
+
+def test_chance_can_be_given(tmp_path: Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text("routes: {chat: {balance: random, replicas: ['http://a', 'http://b', 'http://c']}}")
+    picks = [
+        [route.balancer.pick(route.replicas).index for _ in range(30)]
+        for _ in range(2)
+        for route in [build_table(load(file, {}), rng=Random(5)).find("chat", None)]
+    ]
+    assert picks[0] == picks[1]
