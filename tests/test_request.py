@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.request import MOST_MEMBERS, RequestBody
+from proxy.request import RequestBody
+from proxy.wire.json_members import MOST_MEMBERS
 
 CHAT = b'{"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
 
@@ -113,7 +114,6 @@ def test_the_body_is_not_in_its_repr() -> None:
         b'{"model":"m","x":"\xed\xa0\x80"}',
         '{"model":"m"}'.encode("utf-16"),
         b'{"model":"m"}'.decode().encode("utf-32-le"),
-        b'{"model":"m","x":' + b"9" * (sys.get_int_max_str_digits() + 1) + b"}",
         b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"model":"m","x":' + b'{"a":' * 100_000,
     ],
@@ -175,6 +175,14 @@ def test_a_refusal_repeats_nothing_of_the_body(raw: bytes) -> None:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="from there on C has a stack limit of its own")
+def test_a_number_too_long_for_us_passes_and_is_refused_where_we_need_it() -> None:
+    raw = b'{"model":"m","x":' + b"9" * (sys.get_int_max_str_digits() + 1) + b"}"
+    body = RequestBody.parse(raw)
+    assert body.replaced({"stream": True}).endswith(raw[1:])
+    with pytest.raises(InvalidRequest):
+        body.value("x")
+
+
 def test_nesting_that_fits_only_while_parsing_is_refused_later() -> None:
     def deeper(levels: int) -> object:
         return deeper(levels - 1) if levels else body.value("x")
@@ -210,6 +218,44 @@ def test_what_is_written_is_ascii_whatever_it_says() -> None:
 
 def test_a_member_that_stands_there_twice_is_replaced_twice() -> None:
     assert RequestBody.parse(b'{"x":1,"model":"m","x":2}').replaced({"x": 3}) == b'{"x":3,"model":"m","x":3}'
+
+
+def test_a_value_in_bytes_is_written_as_it_is() -> None:
+    assert RequestBody.parse(b'{"model":"m","x":1}').replaced({"x": b"1e400", "y": b"[ ]"}) == (
+        b'{"y":[ ],"model":"m","x":1e400}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (None, b'{"usage":true}'),
+        (b"null", b'{"usage":true}'),
+        (b"{}", b'{"usage":true}'),
+        (b"{ \n}", b'{"usage":true \n}'),
+        (b'{ "usage" : false }', b'{ "usage" : true }'),
+        (b'{"x":1e400, "\xc3\xa9":"\\/"}', b'{"usage":true,"x":1e400, "\xc3\xa9":"\\/"}'),
+        (b'{"us\\u0061ge":null,"x":{"usage":0}}', b'{"us\\u0061ge":true,"x":{"usage":0}}'),
+        (b'{"usage":false,"usage":null}', b'{"usage":true,"usage":true}'),
+    ],
+)
+def test_an_object_within_is_changed_as_the_body_is(options: bytes | None, changed: bytes) -> None:
+    given = b"" if options is None else b',"options":' + options
+    body = RequestBody.parse(b'{"model":"m"' + given + b"}")
+    assert body.object_with("options", {"usage": True}) == changed
+
+
+@pytest.mark.parametrize("options", [b"[]", b'"{}"', b"1", b"true"])
+def test_what_is_no_object_within_cannot_be_changed(options: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        RequestBody.parse(b'{"model":"m","options":' + options + b"}").object_with("options", {"usage": True})
+
+
+def test_a_flood_of_members_within_is_refused() -> None:
+    options = b"{" + b",".join([b'"%d":0' % number for number in range(MOST_MEMBERS + 1)]) + b"}"
+    body = RequestBody.parse(b'{"model":"m","options":' + options + b"}")
+    with pytest.raises(InvalidRequest, match="members"):
+        body.object_with("options", {"usage": True})
 
 
 blanks = st.text(" \t\r\n", max_size=3).map(str.encode)

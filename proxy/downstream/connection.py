@@ -38,11 +38,15 @@ Lane = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
 class ClientConnection(RequestHandler):
     """aiohttp's connection, which calls back when a slow reader has caught up, and drops one that has stopped."""
 
-    def __init__(self, manager: web.Server, *, head_timeout_s: float | None, **settings: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, head_timeout_s: float | None, now: Callable[[], float], **settings: Any
+    ) -> None:
         super().__init__(manager, **settings)
+        self.now = now
+        """The loop's clock, one object for all connections: what many share stays in the processor's cache."""
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
-        self._on_writable: Callable[[], None] | None = None
+        self._on_writing: Callable[[bool], None] | None = None
         self._outgoing: asyncio.Transport | None = None
         self._masks: MaskWatch | None = None
         self._waiting_bytes = 0
@@ -50,9 +54,9 @@ class ClientConnection(RequestHandler):
         self.visitor: object = None
         """What the gate remembers of the last request's head; it is gone with the connection."""
 
-    def when_writable(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` each time the reader has caught up; None: no more."""
-        self._on_writable = callback
+    def tell_of_writing(self, callback: Callable[[bool], None] | None) -> None:
+        """Call `callback(paused)` when the reader falls behind, and when it has caught up; None: no more."""
+        self._on_writing = callback
 
     def require_masks(self) -> None:
         """From here on the client speaks WebSocket: an unmasked frame ends the connection with 1002."""
@@ -85,17 +89,19 @@ class ClientConnection(RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_reader()
+        if self._on_writing is not None:
+            self._on_writing(True)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_watching_reader()
-        if self._on_writable is not None:
-            self._on_writable()
+        if self._on_writing is not None:
+            self._on_writing(False)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._watch_head(False)
         self._stop_watching_reader()
-        self._on_writable = None
+        self._on_writing = None
         super().connection_lost(exc)
 
     def handle_error(
@@ -195,11 +201,13 @@ class ClientServer(web.Server):
     ) -> None:
         super().__init__(handler, handler_cancellation=True, **rest)
         self._head_timeout_s = head_timeout_s
+        self._now = asyncio.get_running_loop().time
 
     def __call__(self) -> RequestHandler:
         return ClientConnection(
             self,
             head_timeout_s=self._head_timeout_s,
+            now=self._now,
             loop=self._loop,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,

@@ -6,7 +6,7 @@ themselves are `access`'s.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -16,6 +16,7 @@ from proxy.access.keys import Key, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
 from proxy.downstream.connection import ClientConnection
 from proxy.errors import Forbidden, Unauthorized
+from proxy.request import Heads
 from proxy.wire.headers import Header, client_credential, forwarded
 
 _LENGTH = (b"Content-Length", b"content-length")
@@ -106,7 +107,7 @@ class Visitor:
     key: Key | None
     headers: Sequence[Header] = field(repr=False)
     forwarded: Sequence[Header]
-    crossing: dict[Hashable, list[Header]] = field(default_factory=dict, repr=False)
+    crossing: Heads = field(default_factory=dict, repr=False)
 
 
 def raw_headers(request: web.Request) -> list[tuple[str, str]]:

@@ -16,10 +16,14 @@ from proxy.streams.stream import Stream
 
 
 class Outlet:
-    """One client's transport. `bytes_out` counts what was put. The owner's duty: `close` it."""
+    """One client's transport. `bytes_out` counts what was put. The owner's duty: `close` it.
+
+    What a stream has is pushed in the subclasses' `write`: each frames it in its own way, and puts it in the same call.
+    """
 
     __slots__ = (
         "_connection",
+        "_full",
         "_last_put",
         "_loop",
         "_now",
@@ -33,8 +37,8 @@ class Outlet:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
         self._connection = cast("ClientConnection", request.protocol)
+        self._now = self._connection.now
         self._transport = request.transport
         self._stream: Stream | None = None
         self._silence_s = 0.0
@@ -42,7 +46,8 @@ class Outlet:
         self._last_put = self._now()
         self._silence_timer: asyncio.TimerHandle | None = None
         self.bytes_out = 0
-        self._connection.when_writable(self._caught_up)
+        self._full = self._connection.writing_paused
+        self._connection.tell_of_writing(self._change)
 
     def serve(self, stream: Stream | None) -> None:
         """Tell this stream (None: no more) when the reader has caught up."""
@@ -67,7 +72,11 @@ class Outlet:
         self._last_put = now()
         self.bytes_out += len(data)
         transport.write(data)
-        return self._connection.writing_paused
+        return self._full
+
+    def shut(self) -> None:
+        """The last word has gone: nothing follows it."""
+        self._transport = None
 
     def cut(self) -> None:
         """Close the connection once what was put is sent."""
@@ -76,18 +85,19 @@ class Outlet:
 
     def close(self) -> None:
         """Leave the connection to others."""
-        self._connection.when_writable(None)
+        self._connection.tell_of_writing(None)
         if self._silence_timer is not None:
             self._silence_timer.cancel()
 
-    def _caught_up(self) -> None:
-        if self._stream is not None:
+    def _change(self, paused: bool) -> None:
+        self._full = paused
+        if self._stream is not None and not paused:
             self._stream.drained()
 
     def _check_silence(self) -> None:
         due = self._last_put + self._silence_s
         if due <= self._now():
-            if not self._connection.writing_paused:
+            if not self._full:
                 self._on_silence()
             due = self._now() + self._silence_s
         self._silence_timer = self._loop.call_at(due, self._check_silence)

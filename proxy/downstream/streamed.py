@@ -19,7 +19,7 @@ CHUNKED: Header = ("Transfer-Encoding", "chunked")
 
 
 class StreamedAnswer:
-    """A stream's listener that answers an HTTP request: `response` is what the handler returns.
+    """Answers an HTTP request with what a stream has: `response` is what the handler returns.
 
     `finished` is done when the answer is written to its end. `keepalive` goes out after `keepalive_s` seconds without
     an event (None: never). The owner's duty: `close` it.
@@ -53,7 +53,7 @@ class StreamedAnswer:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepalive = keepalive
         self._keepalive_s = keepalive_s
-        self._outlet: Outlet | None = None
+        self._outlet: _Body | None = None
         self._terminal_error: Callable[[GatewayError], bytes] = _unspoken
 
     def begin(self) -> None:
@@ -64,7 +64,7 @@ class StreamedAnswer:
         headers = [*self._headers, CHUNKED] if self._chunked else self._headers
         stays = bool(self.response.keep_alive)
         write_now(self._request, head_of(self._request, self.response.status, headers, stays=stays))
-        self._outlet = Outlet(self._request)
+        self._outlet = (_ChunkedBody if self._chunked else _Body)(self._request, self._end)
         self._outlet.break_silence(self._keepalive_s, self.keep_alive)
 
     def follow(self, stream: Stream, terminal_error: Callable[[GatewayError], bytes]) -> None:
@@ -72,7 +72,7 @@ class StreamedAnswer:
         assert self._outlet is not None
         self._terminal_error = terminal_error
         self._outlet.serve(stream)
-        stream.attach(self)
+        stream.attach(self._outlet)
 
     def keep_alive(self) -> None:
         """Show a sign of life."""
@@ -93,25 +93,18 @@ class StreamedAnswer:
         self._outlet.close()
         return self._outlet.bytes_out
 
-    # ---- the stream's side ----
+    # ---- within ----
 
-    def write(self, events: list[Event]) -> bool:
-        assert self._outlet is not None
-        data = events[0].wire if len(events) == 1 else b"".join([event.wire for event in events])
-        return self._outlet.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-
-    def end(self, error: GatewayError | None) -> None:
+    def _end(self, error: GatewayError | None) -> None:
         last_words = self._terminal_error(error) if error is not None else b""
         if error is not None and not last_words:
             self._cut()
         else:
             self.end_with(last_words)
 
-    # ---- within ----
-
-    def _put(self, data: bytes) -> bool:
+    def _put(self, data: bytes) -> None:
         assert self._outlet is not None
-        return self._outlet.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self._outlet.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _cut(self) -> None:
         """End the connection instead of the body: the missing last chunk tells the client that it is not whole."""
@@ -127,3 +120,36 @@ class StreamedAnswer:
 
 def _unspoken(error: GatewayError) -> bytes:
     return b""
+
+
+class _Body(Outlet):
+    """A stream's listener: its events are the body, which lasts as long as the connection (HTTP/1.0)."""
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, request: web.BaseRequest, on_end: Callable[[GatewayError | None], None]) -> None:
+        super().__init__(request)
+        self._on_end = on_end
+
+    def write(self, events: list[Event]) -> bool:
+        return self.put(b"".join([event.wire for event in events]))
+
+    def end(self, error: GatewayError | None) -> None:
+        self._on_end(error)
+
+
+class _ChunkedBody(_Body):
+    """The same in chunks: one for all the events of a read."""
+
+    __slots__ = ()
+
+    def write(self, events: list[Event]) -> bool:
+        data = events[0].wire if len(events) == 1 else b"".join([event.wire for event in events])
+        transport, now = self._transport, self._now
+        if transport is None or transport.is_closing():
+            return False
+        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        self._last_put = now()
+        self.bytes_out += len(chunk)
+        transport.write(chunk)
+        return self._full

@@ -6,12 +6,14 @@ from proxy.protocols.failure import Failure, answer_error
 from proxy.protocols.openai import OPENAI
 from proxy.protocols.protocol import RequestFacts, Sighting, StreamProtocol, Watcher
 from proxy.protocols.responses import RESPONSES
+from proxy.protocols.stages import STAGES
 from proxy.protocols.unknown import UNKNOWN
 
 __all__ = [
     "ANTHROPIC",
     "OPENAI",
     "RESPONSES",
+    "STAGES",
     "UNKNOWN",
     "Failure",
     "RequestFacts",

@@ -45,6 +45,7 @@ class MessagesWatcher:
     """Watches message events, named by their `event:` line or, without one, by the data's own `type`."""
 
     __slots__ = ("_content_seen", "complete", "failure", "tokens_in", "tokens_out")
+    pattern: tuple[bytes, bytes] | None = None
 
     def __init__(self, request: RequestFacts) -> None:
         self.complete = False

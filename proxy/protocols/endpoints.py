@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from proxy.protocols.anthropic import ANTHROPIC
 from proxy.protocols.openai import OPENAI
 from proxy.protocols.responses import RESPONSES
+from proxy.protocols.stages import PREFIXES, STAGES
 from proxy.protocols.unknown import UNKNOWN
 
 if TYPE_CHECKING:
@@ -22,4 +23,7 @@ _SPOKEN = {
 
 def for_path(path: str) -> StreamProtocol:
     """The protocol of an endpoint, given its path without a query; UNKNOWN for any other."""
-    return _SPOKEN.get(path, UNKNOWN)
+    spoken = _SPOKEN.get(path)
+    if spoken is None:
+        return STAGES if path.startswith(PREFIXES) else UNKNOWN
+    return spoken

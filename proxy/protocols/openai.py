@@ -60,8 +60,10 @@ class ChatWatcher:
         "_several",
         "_tail",
         "_tail_bytes",
+        "_usage_sighting",
         "complete",
         "failure",
+        "pattern",
         "tokens_in",
         "tokens_out",
     )
@@ -73,9 +75,11 @@ class ChatWatcher:
         self.failure: Failure | None = None
         self._content_seen = False
         self._several = _several_choices(request)
+        self._usage_sighting = Sighting.WITHHELD if asks_for_usage(request) else Sighting.USAGE
         self._seen: set[int] = set()
         self._finished: set[int] = set()
         # The last ordinary event around its text: up to the opening quote, and from the closing one.
+        self.pattern: tuple[bytes, bytes] | None = None
         self._head = self._tail = b"none yet"
         self._head_bytes = self._tail_bytes = 1
         self._lessons_left = MOST_LESSONS
@@ -109,6 +113,7 @@ class ChatWatcher:
                     self._lessons_left -= 1
                     self._head, self._tail = data[:start], data[end:]
                     self._head_bytes, self._tail_bytes = start, len(self._tail)
+                    self.pattern = self._head, self._tail
                 return
 
     def _look_closely(self, event: Event) -> Sighting:
@@ -134,7 +139,7 @@ class ChatWatcher:
         for choice in choices:
             self._choice(choice)
         if usage and not choices:
-            return Sighting.USAGE
+            return self._usage_sighting
         return _CONTENT if self._content_seen else Sighting.PREAMBLE
 
     def _choice(self, choice: Mapping[str, object]) -> None:
@@ -176,6 +181,20 @@ def _several_choices(request: RequestFacts) -> bool:
     return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
 
 
+def asks_for_usage(request: RequestFacts) -> bool:
+    """Whether the gateway asks for the usage chunk of this stream on its own account: the client could and did not.
+
+    Options that make no sense are the client's own: they go on untouched, for the server to complain about.
+    """
+    if not request.stream:
+        return False
+    options = request.value("stream_options")
+    if isinstance(options, dict):
+        options = options.get("include_usage")
+        return options is None or options is False
+    return options is None
+
+
 def error_body(error: GatewayError, request_id: str) -> bytes:
     """OpenAI's error answer; it has no place for the request's id."""
     told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
@@ -187,4 +206,4 @@ def failure_body(failure: Failure, request_id: str) -> bytes:
     return compact({"error": failure.error})
 
 
-OPENAI = StreamProtocol("openai", b": ping\n", ChatWatcher, error_body, failure_body)
+OPENAI = StreamProtocol("openai", b": ping\n", ChatWatcher, error_body, failure_body, asks_for_usage)

@@ -25,7 +25,9 @@ class Sighting(enum.Enum):
     CONTENT = "content"
     """What the model says, or that it is done saying it; and after the first of these, every ordinary event."""
     USAGE = "usage"
-    """Nothing but token counts: the chunk to leave out where the client did not ask for it."""
+    """Nothing but token counts, for a client that asked for them."""
+    WITHHELD = "withheld"
+    """Nothing but token counts that only the gateway asked for: not passed on."""
     PING = "ping"
     """A sign of life, and nothing more."""
     ERROR = "error"
@@ -42,12 +44,18 @@ class Watcher(Protocol):
     `complete`: the protocol's own end was seen. A chat's `finish_reason` is one, though usage and `[DONE]` may follow.
     `tokens_in`, `tokens_out`: from the last usage seen, None until then.
     `failure`: set by the first ERROR.
+    `pattern`: how the data of the last ordinary event begins and ends around its text, if that can be told. One that
+    has the same around a text of its own, in which nothing is quoted and no line ends, is CONTENT, and need not be
+    observed.
     """
 
     complete: bool
     tokens_in: int | None
     tokens_out: int | None
     failure: Failure | None
+
+    @property
+    def pattern(self) -> tuple[bytes, bytes] | None: ...
 
     def observe(self, event: Event) -> Sighting:
         """Say what this event is. Called once for every event, in order; keeps no event's `raw`."""
@@ -59,9 +67,16 @@ class Watcher(Protocol):
 
 
 class RequestFacts(Protocol):
-    """What a watcher may want to know of the request: `RequestBody` has it."""
+    """What a protocol may want to know of the request: `RequestBody` has it."""
+
+    @property
+    def stream(self) -> bool: ...
 
     def value(self, name: str, default: object = None) -> object: ...
+
+
+def _never(request: RequestFacts) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,8 @@ class StreamProtocol:
 
     `keepalive` is sent after silence. `error_body(error, request_id)` and `failure_body(failure, request_id)` are the
     JSON answers to a request that failed before anything was sent: the gateway's own error, and the upstream's.
+    `asks_for_usage(request)`: this stream tells its token counts only where `stream_options` asks for them, and the
+    client does not; so the gateway does, and its watcher withholds the answer.
     """
 
     name: str
@@ -77,3 +94,4 @@ class StreamProtocol:
     watcher: Callable[[RequestFacts], Watcher]
     error_body: Callable[[GatewayError, str], bytes]
     failure_body: Callable[[Failure, str], bytes]
+    asks_for_usage: Callable[[RequestFacts], bool] = _never

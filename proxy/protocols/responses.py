@@ -42,6 +42,7 @@ class ResponsesWatcher:
     """Watches Responses events, named by their `event:` line or, without one, by the data's own `type`."""
 
     __slots__ = ("_content_seen", "_created", "_last", "_model", "complete", "failure", "tokens_in", "tokens_out")
+    pattern: tuple[bytes, bytes] | None = None
 
     def __init__(self, request: RequestFacts) -> None:
         self.complete = False

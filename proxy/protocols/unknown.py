@@ -17,6 +17,7 @@ class BodyWatcher:
     """Sees nothing but content. A stream of it ends early by its body being cut, not by an event."""
 
     __slots__ = ("complete", "failure", "tokens_in", "tokens_out")
+    pattern: tuple[bytes, bytes] | None = None
 
     def __init__(self, request: RequestFacts) -> None:
         self.complete = True

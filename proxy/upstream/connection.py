@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a model server: requests out, answers pushed to their receiver as their bytes arrive.
 
-It knows framing (llhttp's, in its strict mode) and nothing of events; what an answer means is the exchange's business,
-and which connection serves whom is the pool's.
+It knows framing (heads and plain bodies by llhttp in its strict mode, chunks by `wire.chunked`) and nothing of events;
+what an answer means is the exchange's business, and which connection serves whom is the pool's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Protocol, cast
 import httptools
 
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
+from proxy.upstream.deadlines import Deadlines
 from proxy.upstream.gather import Gatherer
+from proxy.wire.chunked import ChunkedBody, ChunkingError, known_size
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of the head; and of trailers or chunk extensions that come without a byte of the body."""
@@ -43,10 +45,8 @@ class Receiver(Protocol):
 
     def head_received(self, head: AnswerHead) -> None: ...
 
-    @property
-    def body_received(self) -> Callable[[bytes], None]:
-        """Called with the body's bytes of one read, without their framing."""
-        ...
+    def body_received(self, data: bytes) -> None:
+        """The body's bytes of one read, without their framing."""
 
     def answer_ended(self) -> None:
         """The body is whole, as HTTP sees it."""
@@ -64,12 +64,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_awaited",
+        "_between_chunks",
         "_busy",
+        "_chunks",
         "_ended",
         "_finish_timer",
         "_framing_bytes",
         "_gatherer",
         "_head",
+        "_head_end",
         "_header_bytes",
         "_headers",
         "_in_head",
@@ -83,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_served",
         "_transport",
         "_until_close",
+        "deadlines",
         "on_body",
     )
 
@@ -95,15 +99,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._gatherer = gatherer
+        self.deadlines = Deadlines()
+        """For its exchanges to set, and to stop."""
         self._awaited: int | None = None
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # llhttp's: the parser asks for it once
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self._receiver: Receiver | None = None
         self._served = 0
         self._paused = False
         self._finish_timer: asyncio.TimerHandle | None = None
+        self._chunks: ChunkedBody | None = None
         self._rest()
 
     def _rest(self) -> None:
@@ -117,6 +124,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._headers: list[tuple[str, str]] = []
         self._head: AnswerHead | None = None
+        self._head_end = b""
+        if self._parser is None or self._chunks is not None:  # llhttp is still where the chunks began
+            self._parser = httptools.HttpResponseParser(self)
+        self._chunks = None
+        self._between_chunks = False
         self._pieces.clear()
 
     # ---- the exchange's side ----
@@ -175,22 +187,35 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The way of every read. Calls are spared here: each one touches memory that the last one did not."""
-        parser, pieces, gatherer = self._parser, self._pieces, self._gatherer
-        if not self._busy or parser is None:
-            self.close()  # an idle server has nothing to say
-            return
+        gatherer = self._gatherer
         if gatherer is not None and self._awaited is None:
             if not gatherer.reads:
                 gatherer.begin_turn()
             gatherer.reads += 1
+        if self._between_chunks and self._receiver is not None:
+            size_end = data.find(b"\r\n")
+            size = known_size(data[:size_end])
+            if size is not None and len(data) == size_end + size + 4 and data[-2:] == b"\r\n":
+                self._receiver.body_received(data[size_end + 2 : -2])
+                return
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Any read: of a head, of a body in any framing, of nothing that was asked for."""
+        if not self._busy or self._parser is None:
+            self.close()  # an idle server has nothing to say
+            return
+        read_bytes = len(data)
         try:
-            parser.feed_data(data)
-            if pieces:
-                self._framing_bytes = 0
-            else:
-                self._framing_bytes += len(data)
-                _check_size(self._framing_bytes)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._in_head:
+                data = self._read_head(self._parser, data)
+            if self._chunks is not None:
+                self._chunks.feed(data, self._pieces)
+                self._ended = self._chunks.ended
+            elif data:
+                self._parser.feed_data(data)
+            self._count_framing(read_bytes)
+        except (ChunkingError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._deliver()
             cause = error.__context__
             self._break(cause if isinstance(cause, UpstreamInvalid) else UpstreamInvalid("the answer is not HTTP/1.1"))
@@ -198,16 +223,26 @@ class UpstreamConnection(asyncio.Protocol):
         except UpstreamInvalid as error:
             self._break(error)
             return
-        if self._head is not None:
-            self._deliver()
-        elif pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            if self._receiver is not None:
-                receive = self._receiver.body_received
-                receive(body)
+        self._deliver()
         if self._ended:
             self._end(keep=self._keep_alive)
+        elif self._chunks is not None:
+            self._between_chunks = self._chunks.between_chunks
+
+    def _read_head(self, parser: httptools.HttpResponseParser, data: bytes) -> bytes:
+        """Give llhttp what belongs to heads; the rest, which is the body's."""
+        while self._in_head and data:
+            end = (self._head_end + data).find(b"\r\n\r\n") + 4 - len(self._head_end)
+            if end < 1:
+                end = len(data)
+            self._head_end = (self._head_end + data[:end])[-3:]
+            parser.feed_data(data[:end])
+            data = data[end:]
+        return data
+
+    def _count_framing(self, read_bytes: int) -> None:
+        self._framing_bytes = 0 if self._pieces else self._framing_bytes + read_bytes
+        _check_size(self._framing_bytes)
 
     def eof_received(self) -> bool:
         self._stop(clean=True)  # now: the transport itself closes only once the request has been sent
@@ -215,6 +250,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.flow()
+        self.deadlines.close()
         self._transport = None
         self._parser = None
         if self._finish_timer is not None:
@@ -247,6 +283,8 @@ class UpstreamConnection(asyncio.Protocol):
         head = AnswerHead(status, tuple(self._headers))
         self._until_close = _check_framing(head)
         self._head = head
+        if not self._until_close and (head.get("transfer-encoding") is not None):
+            self._chunks = ChunkedBody()
         self._keep_alive = self._parser.should_keep_alive()  # forgotten once the message is complete
         self._in_head = False
 

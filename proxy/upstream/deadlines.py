@@ -1,47 +1,71 @@
-"""An exchange's deadlines: until the model says its first word, between two reads after that, for the whole answer.
+"""A connection's deadlines, for one exchange after the other: until the model says its first word, between two reads
+after that, for the whole answer.
 
-One timer, set again when it fires too early: nothing but `last_read` is touched for an event.
+One timer, which is set anew only when it fires: nothing here is touched for an event, hardly anything for a request.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
+from typing import Protocol
 
 from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamIdle, UpstreamTimeout
 from proxy.routing.table import Timeouts
+
+NO_LIMITS = Timeouts(None, None, None, None)
+
+
+class Reader(Protocol):
+    """Who reads the answer. `last_read`: when bytes last came, by the running loop's clock."""
+
+    last_read: float
 
 
 class Deadlines:
     """Calls `expired(error)` once when a limit has passed. Times are the running loop's.
 
-    `last_read`: when bytes last came, the owner's to keep. The owner's duty: `start`, and at the end `stop`.
+    The owner's duty: `start` for each exchange, `stop` at its end, and `close` once no other will come.
     """
 
-    __slots__ = ("_expired", "_limits", "_loop", "_paused", "_spoken", "_started", "_timer", "last_read")
+    __slots__ = ("_expired", "_limits", "_loop", "_paused", "_reader", "_spoken", "_started", "_timer", "_timer_due")
 
-    def __init__(self, limits: Timeouts, expired: Callable[[UpstreamError], None]) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = inf
+        self._limits = NO_LIMITS
+        self._reader: Reader | None = None
+        self._spoken = False
+        self._paused = False
+        self._started = 0.0
+
+    def start(self, limits: Timeouts, reader: Reader, expired: Callable[[UpstreamError], None]) -> None:
+        """From now on these limits count, for what `reader` reads."""
         self._limits = limits
+        self._reader = reader
         self._expired = expired
         self._spoken = False
         self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._started = self.last_read = self._loop.time()
-
-    def start(self) -> None:
+        self._started = reader.last_read = self._loop.time()
         self._set_timer()
 
     def stop(self) -> None:
+        """No limit counts any more. The timer is left to fire for nothing: the next exchange may well need it."""
+        self._reader = None
+
+    def close(self) -> None:
+        self.stop()
         if self._timer is not None:
             self._timer.cancel()
 
     def spoken(self) -> None:
         """The model has begun to speak: another silence counts now."""
-        self.stop()
-        self._spoken = True
-        self.last_read = self._loop.time()
-        self._set_timer()
+        if self._reader is not None:
+            self._spoken = True
+            self._reader.last_read = self._loop.time()
+            self._set_timer()
 
     def pause(self) -> None:
         """Nobody reads on purpose: no silence counts until `resume`."""
@@ -49,33 +73,42 @@ class Deadlines:
 
     def resume(self) -> None:
         self._paused = False
-        self.last_read = self._loop.time()
+        if self._reader is not None:
+            self._reader.last_read = self._loop.time()
 
     def _set_timer(self) -> None:
-        due, error = self._next()
-        if error is None:
+        """See to it that the timer fires when the next limit will have passed if nothing comes, or before."""
+        due = self._next()
+        if due < self._timer_due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_due = due
+            self._timer = self._loop.call_at(due, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        self._timer_due = inf
+        if self._reader is None:
             return
-        if due <= self._loop.time():
-            self._expired(error)
+        now = self._loop.time()
+        if self._next() <= now:
+            self._expired(self._error(now))
         else:
-            self._timer = self._loop.call_at(due, self._set_timer)
+            self._set_timer()
 
-    def _next(self) -> tuple[float, UpstreamError | None]:
-        """When the next limit will have passed if nothing comes, and what to say then; no error: never."""
+    def _next(self) -> float:
         limits = self._limits
-        due = float("inf")
-        error: UpstreamError | None = None
-        if limits.total_s is not None:
-            due = self._started + limits.total_s
-            error = UpstreamTimeout(f"the answer took longer than timeouts.total ({limits.total_s:g} s)")
+        due = inf if limits.total_s is None else self._started + limits.total_s
         silence_s = limits.idle_s if self._spoken else limits.first_token_s
-        if silence_s is not None:
-            silent_due = (self._loop.time() if self._paused else self.last_read) + silence_s
-            if silent_due < due:
-                due, error = silent_due, self._silence(silence_s)
-        return due, error
+        if silence_s is not None and self._reader is not None:
+            due = min(due, (self._loop.time() if self._paused else self._reader.last_read) + silence_s)
+        return due
 
-    def _silence(self, silence_s: float) -> UpstreamError:
+    def _error(self, now: float) -> UpstreamError:
+        """What to say of the limit that has passed."""
+        limits = self._limits
+        if limits.total_s is not None and self._started + limits.total_s <= now:
+            return UpstreamTimeout(f"the answer took longer than timeouts.total ({limits.total_s:g} s)")
         if self._spoken:
-            return UpstreamIdle(f"nothing came for timeouts.idle ({silence_s:g} s)")
-        return FirstTokenTimeout(f"nothing came within timeouts.first_token ({silence_s:g} s)")
+            return UpstreamIdle(f"nothing came for timeouts.idle ({limits.idle_s:g} s)")
+        return FirstTokenTimeout(f"nothing came within timeouts.first_token ({limits.first_token_s:g} s)")

@@ -18,17 +18,21 @@ from proxy.routing.replica import Headers
 from proxy.routing.table import Timeouts
 from proxy.streams.stream import Stream
 from proxy.upstream.connection import AnswerHead, UpstreamConnection
-from proxy.upstream.deadlines import Deadlines
 from proxy.upstream.redaction import Redaction
-from proxy.wire.sse import Event, EventTooLarge, Parser
+from proxy.wire.sse import Event, EventTooLarge, Parser, plain_event
 
 WHOLE_BYTES = 256 * 1024
 """An answer that is no event stream is held until it is whole, up to this size; past it, its bytes flow.
 An error answer never flows: it is redacted as a whole."""
+LARGEST_READ_BYTES = 256 * 1024
+"""No loop reads more at once."""
+UNLIKE_ANY = b"none yet"
+"""No single byte is like it: there is nothing usual about the next read."""
 PREAMBLE_S = 0.05
 """How long preamble events wait for content before they go out alone."""
 
 CONTENT = Sighting.CONTENT
+QUOTE, LF, CR = b'"\n\r'
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,9 @@ class Exchange:
         "_committed",
         "_connection",
         "_credentials",
-        "_deadlines",
         "_ends_with_body",
         "_error_seen",
+        "_feed",
         "_head",
         "_held",
         "_loop",
@@ -67,17 +71,24 @@ class Exchange:
         "_observe",
         "_on_closed",
         "_on_malformed",
-        "_parse",
         "_parser",
+        "_pattern",
+        "_pattern_end",
+        "_pattern_start",
         "_paused",
         "_preamble_timer",
         "_spoken",
         "_stream",
         "_streaming",
+        "_timeouts",
+        "_usual_end",
+        "_usual_end_bytes",
+        "_usual_start",
+        "_usual_start_bytes",
         "_watcher",
         "_whole",
         "_whole_bytes",
-        "body_received",
+        "last_read",
         "opened",
     )
 
@@ -92,22 +103,23 @@ class Exchange:
         credentials: Headers,
         on_closed: Callable[[], None],
         on_malformed: Callable[[], None],
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self._now = now or self._loop.time
+        self.last_read = self._now()
         self._stream = stream
         self._watcher = watcher
         self._observe = watcher.observe
         self._streaming = streaming
         self._max_event_bytes = max_event_bytes
-        self._deadlines = Deadlines(timeouts, self._fail)
+        self._timeouts = timeouts
         self._credentials = credentials
         self._on_closed = on_closed
         self._on_malformed = on_malformed
         self._connection: UpstreamConnection | None = None
         self._head: AnswerHead | None = None
         self._parser: Parser | None = None
-        self._parse: Callable[[bytes], list[Event]] = _no_events
         self._held: list[Event] = []
         self._whole: list[bytes] = []
         self._whole_bytes = 0
@@ -116,8 +128,12 @@ class Exchange:
         self._paused = False
         self._error_seen = False
         self._ends_with_body = watcher.complete  # before any event: a protocol with no end of its own
-        self.body_received: Callable[[bytes], None] = self._feed_whole
-        """The connection's, by what kind of answer it is."""
+        self._feed: Callable[[bytes], None] = self._feed_whole
+        """By what kind of answer it is."""
+        # The last ordinary event around its text: a read that has the same around a text of its own is another one.
+        self._usual_start = self._usual_end = self._pattern_start = self._pattern_end = UNLIKE_ANY
+        self._usual_start_bytes = self._usual_end_bytes = 1
+        self._pattern: tuple[bytes, bytes] | None = None
         self._preamble_timer: asyncio.TimerHandle | None = None
         self.opened: asyncio.Future[Opening] = self._loop.create_future()
         """Set at the commit point; an `UpstreamError` if the exchange failed before it."""
@@ -131,7 +147,7 @@ class Exchange:
         """
         self._connection = connection
         self._stream.flow_from(self)
-        self._deadlines.start()
+        connection.deadlines.start(self._timeouts, self, self._fail)
         connection.send(request, self)
 
     # ---- the stream's side (its source) ----
@@ -139,13 +155,13 @@ class Exchange:
     def pause(self) -> None:
         if self._connection is not None and not self._paused:
             self._paused = True
-            self._deadlines.pause()
+            self._connection.deadlines.pause()
             self._connection.pause()
 
     def resume(self) -> None:
         if self._connection is not None and self._paused:
             self._paused = False
-            self._deadlines.resume()
+            self._connection.deadlines.resume()
             self._connection.resume()
 
     def interrupt(self, error: GatewayError) -> None:
@@ -169,10 +185,23 @@ class Exchange:
         if 200 <= head.status < 300:
             if content_type == "text/event-stream":
                 self._parser = Parser(self._max_event_bytes)
-                self._parse = self._parser.feed
-                self.body_received = self._feed_events
+                self._feed = self._feed_events
             elif content_type not in ("", "application/json"):
                 self._flow_bytes()
+
+    def body_received(self, data: bytes) -> None:
+        """The way of every read, one call deep while events are alike: mostly a read is one event that differs from
+        the one before it in its text alone, and if nothing in that text is quoted and no line ends in it, it means the
+        same. Each object that is touched here costs more than what is done with it (see docs/performance.md).
+        """
+        now = self._now  # a local first: CPython 3.11 looks up `self.callable()` anew each time, where it is no method
+        self.last_read = now()
+        if data[: self._usual_start_bytes] == self._usual_start and data[-self._usual_end_bytes :] == self._usual_end:
+            text = data[self._usual_start_bytes : -self._usual_end_bytes]
+            if QUOTE not in text and LF not in text and CR not in text:
+                self._stream.publish([plain_event(data, data[6:-2])])
+                return
+        self._feed(data)
 
     def answer_ended(self) -> None:
         connection = self._release()
@@ -192,7 +221,6 @@ class Exchange:
     # ---- an answer in one piece, or of bytes ----
 
     def _feed_whole(self, data: bytes) -> None:
-        self._deadlines.last_read = self._now()
         self._whole.append(data)
         self._whole_bytes += len(data)
         if self._is_error():
@@ -204,11 +232,10 @@ class Exchange:
             self._feed_bytes(whole)
 
     def _feed_bytes(self, data: bytes) -> None:
-        self._deadlines.last_read = self._now()
         self._stream.publish([Event(data, data, data, b"", None)])
 
     def _flow_bytes(self) -> None:
-        self.body_received = self._feed_bytes
+        self._feed = self._feed_bytes
         self._commit()
         self._speak()
 
@@ -240,15 +267,12 @@ class Exchange:
     # ---- an answer of events ----
 
     def _feed_events(self, data: bytes) -> None:
-        """The way of every read of an event stream: one call deep until something is unusual.
-
-        What is called stands in locals first: CPython 3.11 looks up `self.callable()` anew each time, where it is no
-        method.
-        """
-        now, parse, observe = self._now, self._parse, self._observe
-        self._deadlines.last_read = now()
+        """Any read of an event stream."""
+        assert self._parser is not None
+        self._usual_start = UNLIKE_ANY
+        observe = self._observe
         try:
-            events = parse(data)
+            events = self._parser.feed(data)
         except EventTooLarge as error:
             if self._spoken:
                 self._pass_unusual(error.events, 0, None)
@@ -266,6 +290,19 @@ class Exchange:
                 return
         if events:
             self._stream.publish(events)
+            if len(events) == 1:
+                self._learn(self._parser)
+
+    def _learn(self, parser: Parser) -> None:
+        """What the next read will be like, if it is like this one: one ordinary event."""
+        pattern = self._watcher.pattern
+        if pattern is None or not parser.between_events or self._max_event_bytes < LARGEST_READ_BYTES:
+            return
+        if pattern is not self._pattern:
+            self._pattern = pattern
+            self._pattern_start, self._pattern_end = b"data: " + pattern[0], pattern[1] + b"\n\n"
+            self._usual_start_bytes, self._usual_end_bytes = len(self._pattern_start), len(self._pattern_end)
+        self._usual_start, self._usual_end = self._pattern_start, self._pattern_end
 
     def _pass_unusual(self, events: list[Event], position: int, sighting: Sighting | None) -> None:
         """Pass on events: those before `position` are content, that one is `sighting` (None: not observed yet)."""
@@ -276,6 +313,8 @@ class Exchange:
             sighting = None
             if seen is Sighting.MALFORMED:
                 self._on_malformed()
+                continue
+            if seen is Sighting.WITHHELD:
                 continue
             passed.append(self._error_event(event) if seen is Sighting.ERROR else event)
             if seen is Sighting.END:
@@ -307,6 +346,8 @@ class Exchange:
             match self._observe(event):
                 case Sighting.MALFORMED:
                     self._on_malformed()
+                case Sighting.WITHHELD:
+                    pass
                 case Sighting.PREAMBLE | Sighting.PING | Sighting.USAGE:
                     self._held.append(event)
                 case Sighting.ERROR if not self._committed:
@@ -354,7 +395,7 @@ class Exchange:
         self._stream.first_content_at = self._now()
         if self._connection is not None:
             self._connection.flow()
-            self._deadlines.spoken()
+            self._connection.deadlines.spoken()
 
     def _finish(self) -> None:
         """The final marker came: the stream is complete, whatever the connection does next."""
@@ -391,18 +432,14 @@ class Exchange:
     def _release(self) -> UpstreamConnection | None:
         """Let go of the connection, timers and the replica, once."""
         connection, self._connection = self._connection, None
-        self.body_received = _ignore
-        self._deadlines.stop()
+        self._feed = _ignore
+        self._usual_start = UNLIKE_ANY
         if self._preamble_timer is not None:
             self._preamble_timer.cancel()
         if connection is not None:
+            connection.deadlines.stop()
             self._on_closed()
         return connection
-
-
-def _no_events(data: bytes) -> list[Event]:
-    """Before the head nothing is an event."""
-    return []
 
 
 def _ignore(data: bytes) -> None:

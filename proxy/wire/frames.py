@@ -13,7 +13,6 @@ _CLOSE = 0x88
 _PING = 0x89
 _MAX_CONTROL_BYTES = 125
 _LF, _CR = b"\n\r"
-_LF, _CR = b"\n\r"
 _short = Struct("!BB").pack
 _medium = Struct("!BBH").pack
 _long = Struct("!BBQ").pack
@@ -28,16 +27,6 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65536:
         return _medium(_TEXT, 126, size) + payload
     return _long(_TEXT, 127, size) + payload
-
-
-def event_frame(data: bytes) -> bytes:
-    """One event's data as a text message: `text_frame(text_payload(data))`, in one call."""
-    if not data.isascii() or _LF in data or _CR in data:
-        data = text_payload(data)
-    size = len(data)
-    if size < 126:
-        return _short(_TEXT, size) + data
-    return _medium(_TEXT, 126, size) + data if size < 65536 else text_frame(data)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
@@ -81,6 +82,8 @@ async def test_two_hundred_websocket_streams_at_once_are_exact_to_the_byte(tmp_p
 ENDPOINTS = {"completions": "/v1/completions", "responses": "/v1/responses", "anthropic": "/v1/messages"}
 ENDPOINTS |= {"crlf with event lines": "/v1/messages", "mixed line ends": "/v1/of/no/known/protocol"}
 INCOMPLETE = {"half event"}
+# What would otherwise be withheld.
+ASKED: dict[str, Any] = {"vllm with usage": {"stream_options": {"include_usage": True}}}
 
 
 def events_of(stream: bytes) -> list[tuple[bytes, bytes]]:
@@ -111,7 +114,7 @@ async def test_any_vendors_stream_passes_with_the_same_events(name: str, framing
 
     async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
         async with raw_client(gateway.port) as client:
-            await client.send(post(endpoint, chat()))
+            await client.send(post(endpoint, chat(**ASKED.get(name, {}))))
             answer = await client.answer()
         record = await gateway.record()
     assert answer.whole

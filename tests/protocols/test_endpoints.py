@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, UNKNOWN, StreamProtocol, for_path
+from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, STAGES, UNKNOWN, StreamProtocol, for_path
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,12 @@ from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, UNKNOWN, StreamProtoco
         ("/v1/completions", OPENAI),
         ("/v1/responses", RESPONSES),
         ("/v1/messages", ANTHROPIC),
+        ("/stream/v1/chat", STAGES),
+        ("/stream/v1/toolchain", STAGES),
+        ("/completion/v1/chat", STAGES),
+        ("/completion/v1/nothing", STAGES),
+        ("/streams", UNKNOWN),
+        ("/v1/stream/chat", UNKNOWN),
         ("/v1/embeddings", UNKNOWN),
         ("/v1/audio/speech", UNKNOWN),
         ("/v1/messages/count_tokens", UNKNOWN),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import ModelNotFound, UpstreamTruncated
 from proxy.protocols import OPENAI, Failure, Sighting, Watcher
+from proxy.request import RequestBody
 from tests.support.watching import play, see, watch
 
 CHUNK = '{"id":"c1","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
@@ -30,8 +31,12 @@ def committed() -> Watcher:
 # ---- whole streams ----
 
 
+ASKED = {"stream_options": {"include_usage": True}}
+"""A request whose client wants the usage chunk."""
+
+
 def test_openai_with_usage() -> None:
-    watcher = watch(OPENAI)
+    watcher = watch(OPENAI, **ASKED)
     play(
         watcher,
         """
@@ -56,6 +61,59 @@ def test_openai_with_usage() -> None:
     )
     assert (watcher.tokens_in, watcher.tokens_out) == (9, 2)
     assert watcher.failure is None
+
+
+def test_usage_that_the_client_did_not_ask_for_is_counted_and_withheld() -> None:
+    watcher = watch(OPENAI)
+    play(
+        watcher,
+        """
+        preamble | | {"id":"c","choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}
+        content | | {"id":"c","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}],"usage":null}
+        content | | {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}
+        withheld | | {"id":"c","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}
+        end | | [DONE]
+        """,
+    )
+    assert (watcher.tokens_in, watcher.tokens_out) == (9, 2)
+
+
+def test_usage_beside_choices_is_never_withheld() -> None:
+    watcher = committed()
+    play(
+        watcher,
+        """
+        content | | {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}
+        content | | {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,
+            "completion_tokens":2}}
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "asks"),
+    [
+        ({}, True),
+        ({"stream_options": None}, True),
+        ({"stream_options": {}}, True),
+        ({"stream_options": {"include_obfuscation": False}}, True),
+        ({"stream_options": {"include_usage": False}}, True),
+        ({"stream_options": {"include_usage": None}}, True),
+        ({"stream_options": {"include_usage": True}}, False),
+        ({"stream_options": {"include_usage": "yes"}}, False),
+        ({"stream_options": {"include_usage": 0}}, False),
+        ({"stream_options": []}, False),
+        ({"stream_options": "usage"}, False),
+        ({"stream_options": False}, False),
+        ({"stream": False}, False),
+        ({"stream": None}, False),
+    ],
+)
+def test_the_gateway_asks_where_the_client_could_and_did_not(members: dict[str, object], asks: bool) -> None:
+    body = RequestBody.parse(json.dumps({"model": "chat", "stream": True, **members}).encode())
+    assert OPENAI.asks_for_usage(body) is asks
+    usage = '{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    assert see(OPENAI.watcher(body), usage) is (Sighting.WITHHELD if asks else Sighting.USAGE)
 
 
 def test_transformers_ends_with_a_finish_reason_and_usage_and_no_marker() -> None:
@@ -165,7 +223,7 @@ def test_a_role_alone_is_preamble(delta: dict[str, object]) -> None:
 )
 def test_an_unheard_of_shape_is_preamble_and_no_crash(data: str) -> None:
     watcher = watch(OPENAI)
-    assert see(watcher, data) in (Sighting.PREAMBLE, Sighting.USAGE)
+    assert see(watcher, data) in (Sighting.PREAMBLE, Sighting.WITHHELD)
     assert (watcher.complete, watcher.tokens_in) == (False, None)
 
 
@@ -420,7 +478,7 @@ def plainly(chunks: list[dict[str, Any]]) -> tuple[list[Sighting], bool]:
 def test_searching_bytes_sees_what_decoding_every_event_sees(
     chunks: list[dict[str, Any]], spaced: bool, ascii: bool
 ) -> None:
-    watcher = watch(OPENAI)
+    watcher = watch(OPENAI, **ASKED)
     separators = (", ", ": ") if spaced else (",", ":")
     written = [json.dumps(part, separators=separators, ensure_ascii=ascii) for part in chunks]
     assert ([see(watcher, data) for data in written], watcher.complete) == plainly(chunks)

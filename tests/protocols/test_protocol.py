@@ -8,6 +8,7 @@ import pytest
 
 from proxy.errors import InternalError
 from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, UNKNOWN, Failure, Sighting, StreamProtocol
+from proxy.request import RequestBody
 from proxy.wire.sse import Parser
 from tests.support.watching import see, watch
 
@@ -57,6 +58,11 @@ def test_the_first_error_counts(protocol: StreamProtocol) -> None:
 def test_bodies_are_json_that_ends_nowhere_else(protocol: StreamProtocol) -> None:
     assert json.loads(protocol.error_body(InternalError("é"), "req_1"))["error"]["message"] == "é"
     assert json.loads(protocol.failure_body(Failure(None, {"message": "é"}), "req_1"))["error"] == {"message": "é"}
+
+
+@every
+def test_only_openai_has_to_be_asked_for_usage(protocol: StreamProtocol) -> None:
+    assert protocol.asks_for_usage(RequestBody.parse(b'{"model":"m","stream":true}')) is (protocol is OPENAI)
 
 
 @every

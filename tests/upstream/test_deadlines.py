@@ -20,15 +20,16 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Watched:
     def __init__(self, *, first: float | None = None, idle: float | None = None, total: float | None = None) -> None:
         self.errors: list[UpstreamError] = []
-        self.deadlines = Deadlines(Timeouts(None, first, idle, total), self.errors.append)
-        self.deadlines.start()
+        self.last_read = 0.0
+        self.deadlines = Deadlines()
+        self.deadlines.start(Timeouts(None, first, idle, total), self, self.errors.append)
 
     @property
     def kinds(self) -> list[type]:
         return [type(error) for error in self.errors]
 
     def read(self) -> None:
-        self.deadlines.last_read = asyncio.get_running_loop().time()
+        self.last_read = asyncio.get_running_loop().time()
 
 
 async def test_silence_before_the_first_word_is_a_first_token_timeout(clock: Clock) -> None:
@@ -92,4 +93,44 @@ async def test_nothing_expires_once_stopped(clock: Clock) -> None:
     watched = Watched(first=1.0, idle=1.0, total=1.0)
     watched.deadlines.stop()
     await clock.advance(10.0)
+    assert watched.kinds == []
+
+
+async def test_the_next_exchange_has_limits_of_its_own(clock: Clock) -> None:
+    watched = Watched(first=10.0)
+    watched.deadlines.stop()
+    await clock.advance(9.0)
+    watched.deadlines.start(Timeouts(None, 2.0, None, None), watched, watched.errors.append)
+    await clock.advance(1.5)
+    assert watched.kinds == []
+    await clock.advance(1.0)
+    assert watched.kinds == [FirstTokenTimeout]
+    assert "(2 s)" in watched.errors[0].message
+
+
+async def test_a_timer_left_by_the_exchange_before_serves_the_next_one(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(first=10.0)
+    watched.deadlines.stop()
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_at", None)
+    watched.deadlines.start(Timeouts(None, 10.0, None, None), watched, watched.errors.append)
+    monkeypatch.undo()
+
+
+async def test_a_timer_that_comes_too_early_for_the_next_exchange_is_set_again(clock: Clock) -> None:
+    watched = Watched(first=10.0)
+    watched.deadlines.stop()
+    await clock.advance(8.0)
+    watched.deadlines.start(Timeouts(None, 10.0, None, None), watched, watched.errors.append)
+    await clock.advance(9.0)
+    assert watched.kinds == []
+    await clock.advance(1.5)
+    assert watched.kinds == [FirstTokenTimeout]
+
+
+async def test_a_closed_connection_keeps_no_timer(clock: Clock) -> None:
+    watched = Watched(first=10.0)
+    watched.deadlines.close()
+    await clock.advance(20.0)
     assert watched.kinds == []

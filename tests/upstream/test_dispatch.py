@@ -21,7 +21,8 @@ from proxy.protocols import endpoints
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import Route, build_table
 from proxy.streams.stream import Stream
-from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.attempt import Outcome
+from proxy.telemetry.record import Phase, RequestRecord
 from proxy.upstream.dispatch import Dispatch, upstream_message
 from proxy.upstream.exchange import Opening
 from proxy.upstream.pool import Pool
@@ -32,6 +33,8 @@ from tests.support.upstream import (
     OK_EVENTS,
     ROLE,
     Peer,
+    Script,
+    ScriptedUpstream,
     answer,
     answering,
     chunk,
@@ -68,8 +71,8 @@ def request_of(
     return ProxyRequest(path, query, headers, forwarded, RequestBody.parse(raw), "req_1")
 
 
-def message_of(request: ProxyRequest, route: Route) -> bytes:
-    return upstream_message(request, route, route.replicas[0])
+def message_of(request: ProxyRequest, route: Route, *, asks_for_usage: bool = False) -> bytes:
+    return upstream_message(request, route, route.replicas[0], asks_for_usage=asks_for_usage)
 
 
 def lines_of(message: bytes) -> list[str]:
@@ -103,10 +106,10 @@ def test_the_message_byte_for_byte(tmp_path: Path) -> None:
         b"X-Forwarded-For: 192.0.2.1\r\n"
         b"X-Forwarded-Proto: http\r\n"
         b"X-Forwarded-Host: gw.test\r\n"
-        b"x-request-id: req_1\r\n"
         b"X-Team: red\r\n"
         b"Authorization: Bearer sk-own\r\n"
         b"Accept-Encoding: identity\r\n"
+        b"x-request-id: req_1\r\n"
         b"Content-Length: %d\r\n"
         b"\r\n%b" % (len(body), body)
     )
@@ -116,6 +119,33 @@ def test_a_body_that_needs_no_change_is_the_clients_own(tmp_path: Path) -> None:
     route = route_of(tmp_path, "http://gpu-1")
     raw = b'{"model" :  "llama", "stream":true,"n":1.50}'
     assert message_of(request_of(raw), route).endswith(b"\r\n\r\n" + raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sent"),
+    [
+        (
+            b'{ "model":"chat", "stream":true}',
+            b'{"stream_options":{"include_usage":true}, "model":"llama", "stream":true}',
+        ),
+        (
+            b'{"stream_options": null,"model":"llama","stream":true}',
+            b'{"stream_options": {"include_usage":true},"model":"llama","stream":true}',
+        ),
+        (
+            b'{"model":"llama","stream":true,"stream_options":{ "include_obfuscation":false, "x":1e400 }}',
+            b'{"model":"llama","stream":true,'
+            b'"stream_options":{"include_usage":true, "include_obfuscation":false, "x":1e400 }}',
+        ),
+        (
+            b'{"model":"chat","stream_options":{"include_usage" : false},"stream":true}',
+            b'{"model":"llama","stream_options":{"include_usage" : true},"stream":true}',
+        ),
+    ],
+)
+def test_asking_for_usage_moves_no_other_byte(raw: bytes, sent: bytes, tmp_path: Path) -> None:
+    message = message_of(request_of(raw), route_of(tmp_path, "http://gpu-1"), asks_for_usage=True)
+    assert message.endswith(b"\r\nContent-Length: %d\r\n\r\n%b" % (len(sent), sent))
 
 
 @pytest.mark.parametrize("name", ["Authorization", "x-api-key", "api-key", "X-API-KEY"])
@@ -262,6 +292,130 @@ async def test_malformed_events_are_told_with_their_route(gateway: Gateway, tmp_
         assert gateway.malformed == ["chat", "chat"]
 
 
+# ---- token counts ----
+
+STREAM = b'{"model":"llama","stream":true}'
+ASKING = b'{"stream_options":{"include_usage":true},"model":"llama","stream":true}'
+REFUSAL = answer(400, b'{"error":{"message":"Unrecognized request argument supplied: stream_options"}}')
+HELLO = OK_EVENTS + chunk(ROLE + content("hello") + DONE) + LAST_CHUNK
+
+
+async def bodies_sent(gateway: Gateway, route: Route, upstream: ScriptedUpstream, request: ProxyRequest) -> list[bytes]:
+    """What one request, of which a stream comes, has the replica read."""
+    before = len(upstream.requests)
+    assert (await gateway.open(route, request)).status == 200
+    heard = Heard(gateway.stream)
+    await heard.over.wait()
+    assert heard.wire == ROLE + content("hello") + DONE
+    assert route.replicas[0].in_flight == 0
+    return [received.body for received in upstream.requests[before:]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "sent"),
+    [
+        (STREAM, CHAT, ASKING),
+        (STREAM, "/v1/completions", ASKING),
+        (STREAM, "/v1/responses", STREAM),
+        (STREAM, "/v1/messages", STREAM),
+        (STREAM, "/v1/of/no/known/protocol", STREAM),
+        (ASKING, CHAT, ASKING),
+        (b'{"model":"llama"}', CHAT, b'{"model":"llama"}'),
+        (b'{"model":"llama","stream":true,"stream_options":[]}', CHAT, None),
+        (b'{"model":"llama","stream":true,"stream_options":{"include_usage":"on"}}', CHAT, None),
+    ],
+)
+async def test_a_replica_is_asked_for_usage_where_the_client_did_not(
+    raw: bytes, path: str, sent: bytes | None, gateway: Gateway, tmp_path: Path
+) -> None:
+    async with scripted_upstream(answering(answer(200, b"{}"))) as upstream:
+        await gateway.open(route_of(tmp_path, upstream.url), request_of(raw, path=path))
+        assert [received.body for received in upstream.requests] == [raw if sent is None else sent]
+
+
+def refusing(refusal: bytes) -> Script:
+    """A server of old: a request with `stream_options` is refused."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            refused = b"stream_options" in (await peer.request()).body
+            await peer.send(refusal if refused else HELLO)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "refusal", [REFUSAL, answer(422, b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"]}]}')]
+)
+async def test_a_server_that_refuses_stream_options_is_asked_again_without_and_then_no_more(
+    refusal: bytes, gateway: Gateway, tmp_path: Path
+) -> None:
+    async with scripted_upstream(refusing(refusal)) as upstream:
+        route = route_of(tmp_path, upstream.url)
+        assert await bodies_sent(gateway, route, upstream, request_of(STREAM)) == [ASKING, STREAM]
+        assert (gateway.record.attempts, route.replicas[0].takes_stream_options) == (2, False)
+        assert await bodies_sent(gateway, route, upstream, request_of(STREAM)) == [STREAM]
+        assert (gateway.record.attempts, upstream.connections) == (1, 1)
+
+
+async def test_a_refusal_of_the_clients_own_stream_options_passes(gateway: Gateway, tmp_path: Path) -> None:
+    async with scripted_upstream(refusing(REFUSAL)) as upstream:
+        route = route_of(tmp_path, upstream.url)
+        opening = await gateway.open(route, request_of(ASKING))
+        assert (opening.status, opening.body) == (400, REFUSAL.partition(b"\r\n\r\n")[2])
+        assert (gateway.record.attempts, route.replicas[0].takes_stream_options) == (1, True)
+
+
+async def test_a_refusal_that_only_repeats_the_request_is_not_held_against_the_replica(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            received = await peer.request()
+            await peer.send(answer(422, b'{"detail":"no messages","input":%b}' % received.body))
+
+    async with scripted_upstream(script) as upstream:
+        route = route_of(tmp_path, upstream.url)
+        opening = await gateway.open(route, request_of(STREAM))
+        assert (opening.status, opening.body) == (422, b'{"detail":"no messages","input":%b}' % STREAM)
+        assert (gateway.record.attempts, route.replicas[0].takes_stream_options) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "said", [answer(400, b'{"error":"no such model"}'), answer(500, b'{"error":"stream_options"}')]
+)
+async def test_any_other_refusal_passes_at_once(said: bytes, gateway: Gateway, tmp_path: Path) -> None:
+    async with scripted_upstream(answering(said)) as upstream:
+        opening = await gateway.open(route_of(tmp_path, upstream.url), request_of(STREAM))
+        assert (opening.status, gateway.record.attempts) == (int(said[9:12]), 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "known"), [(CHAT, True), ("/v1/messages", True), ("/v1/audio/speech", False)], ids=lambda value: str(value)
+)
+async def test_a_client_that_leaves_before_any_answer_has_its_prompt_estimated(
+    path: str, known: bool, gateway: Gateway, tmp_path: Path
+) -> None:
+    asked = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        asked.set()
+        await peer.closed()
+
+    raw = b'{"model":"chat","messages":[{"role":"user","content":"%b"}]}' % (b"word " * 80)
+    async with scripted_upstream(script) as upstream:
+        task = asyncio.create_task(gateway.open(route_of(tmp_path, upstream.url), request_of(raw, path=path)))
+        async with asyncio.timeout(5):
+            await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    record = gateway.record
+    assert (record.tokens_out, record.tokens_estimated) == ((0, True) if known else (None, False))
+    assert 100 <= record.tokens_in <= 110 if record.tokens_in is not None else not known
+
+
 # ---- a stale connection ----
 
 
@@ -284,7 +438,8 @@ async def test_a_stale_kept_connection_is_replaced_once(how: str, gateway: Gatew
         assert gateway.record.attempts == 1
         assert (await gateway.open(route)).body == b'{"served":2}'
         assert (gateway.record.attempts, upstream.connections) == (2, 2)
-        assert [received.body for received in upstream.requests] == [b'{"model":"llama","stream":true}'] * 3
+        sent = b'{"stream_options":{"include_usage":true},"model":"llama","stream":true}'
+        assert [received.body for received in upstream.requests] == [sent] * 3
         assert route.replicas[0].in_flight == 0
 
 
@@ -503,3 +658,95 @@ def test_the_body_is_always_said_to_be_json(sent: list[tuple[str, str]], receive
     message = message_of(request_of(b'{"model":"chat"}', *sent), route_of(tmp_path, "http://gpu-1:8000"))
     said = [line.partition(": ")[::2] for line in lines_of(message)]
     assert [value for name, value in said if name.lower() == "content-type"] == received
+
+
+# ---- what the record gets to know ----
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (b"garbage\r\n", Outcome.INVALID),
+        (b"HTTP/1.1 200", Outcome.RESET),
+        (OK_EVENTS + chunk(ROLE), Outcome.TRUNCATED),
+        (answer(200, b"{}")[:-1], Outcome.TRUNCATED),
+    ],
+)
+async def test_what_came_of_an_attempt_is_noted(
+    said: bytes, outcome: Outcome, gateway: Gateway, tmp_path: Path
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(said)
+
+    async with scripted_upstream(script) as upstream:
+        await failure(gateway, route_of(tmp_path, upstream.url))
+    assert gateway.record.attempted == [("chat", 0, outcome)]
+
+
+async def test_an_attempt_without_a_connection_is_noted_as_refused(gateway: Gateway, tmp_path: Path) -> None:
+    async with scripted_upstream(answering()) as upstream:
+        route = route_of(tmp_path, upstream.url)
+    await failure(gateway, route)
+    assert gateway.record.attempted == [("chat", 0, Outcome.REFUSED)]
+    assert gateway.record.phase is Phase.CONNECT
+
+
+async def test_a_connection_that_takes_too_long_is_noted_as_a_timeout(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def for_ever(*args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", for_ever)
+    await failure(gateway, route_of(tmp_path, "http://127.0.0.1:9", ", timeouts: {connect: 20ms}"))
+    assert gateway.record.attempted == [("chat", 0, Outcome.TIMEOUT)]
+
+
+async def test_a_stale_connection_is_an_attempt_of_its_own_and_the_next_is_still_open(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(200, b"{}"))
+        await peer.request()
+
+    async with scripted_upstream(script) as upstream:
+        route = route_of(tmp_path, upstream.url)
+        await gateway.open(route)
+        await gateway.open(route)
+    assert gateway.record.attempted == [("chat", 0, Outcome.RESET)]
+    gateway.record.end_attempt(Outcome.OK)
+    assert gateway.record.attempted[1:] == [("chat", 0, Outcome.OK)]
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "phase"),
+    [
+        (b'{"model":"chat","stream":true}', [], Phase.HEADERS),
+        (b'{"model":"chat","stream":true}', [OK_EVENTS], Phase.FIRST_EVENT),
+        (b'{"model":"chat"}', [], Phase.HEADERS),
+        (b'{"model":"chat"}', [answer(200, b"{}")[:-1]], Phase.RESPONSE),
+    ],
+)
+async def test_how_far_a_request_came_is_noted(
+    body: bytes, said: list[bytes], phase: Phase, gateway: Gateway, tmp_path: Path
+) -> None:
+    asked = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(*said)
+        asked.set()
+        await peer.closed()
+
+    async with scripted_upstream(script) as upstream:
+        task = asyncio.create_task(gateway.open(route_of(tmp_path, upstream.url), request_of(body)))
+        async with asyncio.timeout(5):
+            await asked.wait()
+            while gateway.record.phase is not phase:
+                await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (gateway.record.phase, gateway.record.attempts, gateway.record.attempted) == (phase, 1, [])

@@ -29,6 +29,7 @@ from proxy.request import RequestBody
 from proxy.routing.table import Timeouts
 from proxy.streams.stream import Stream
 from proxy.upstream.exchange import PREAMBLE_S, WHOLE_BYTES, Exchange, Opening
+from proxy.wire.sse import Parser
 from tests.support.memory_line import Clock, Heard, Line, cuts, turns
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, ROLE, STOP, answer, chunk, content, event
 
@@ -342,6 +343,70 @@ async def test_an_empty_event_stream_is_a_failure_on_a_known_protocol_only(clock
 
 
 # ---- malformed and oversized events ----
+
+
+# ---- reads that are like the one before ----
+
+USUAL = content("usual")
+READS = st.sampled_from(
+    [
+        USUAL,
+        content("another text"),
+        content(""),
+        content('a \\"quote\\"'),
+        content("C:\\\\"),
+        content("line one\ndata: line two"),
+        content("ends here\n\ndata: "),
+        content("carriage\rreturn"),
+        USUAL + USUAL,
+        USUAL[:40],
+        USUAL[40:],
+        USUAL[:-1],
+        b"\n",
+        USUAL.replace(b"\n", b"\r\n"),
+        USUAL.replace(b'"usual"', b'"usual","usage":{"completion_tokens":7}'),
+        USUAL.replace(b"data: ", b"event: error\ndata: "),
+        USUAL.replace(b"data: ", b": comment\ndata: "),
+        USUAL.replace(b"data: ", b"id: 7\ndata: "),
+        USUAL[:-2] + b"\ndata: more\n\n",
+        BROKEN,
+        USAGE,
+        STOP,
+        DONE,
+    ]
+)
+
+
+def told(reads: list[bytes]) -> tuple[list[tuple[bytes, bytes, bytes]], list[type | None], int, bool, int | None]:
+    """What a listener, and who is told of malformed events, get from an answer that comes in these reads."""
+    scene = Scene()
+    scene.events(content("first"))
+    heard = scene.hear()
+    scene.arrive(*map(chunk, reads))
+    scene.arrive(LAST_CHUNK)
+    events = [(event.wire.rstrip(), event.data, event.type) for batch in heard.batches for event in batch]
+    return events, kinds(heard.ends), scene.malformed, scene.watcher.complete, scene.watcher.tokens_out
+
+
+@given(st.lists(READS, max_size=8))
+@settings(deadline=None)
+def test_what_a_read_means_does_not_depend_on_those_that_were_like_it(reads: list[bytes]) -> None:
+    async def both_ways() -> None:
+        usual = told([USUAL, USUAL, USUAL, *reads])
+        byte_by_byte = told([b"%c" % byte for byte in b"".join([USUAL, USUAL, USUAL, *reads])])
+        assert usual == byte_by_byte
+
+    asyncio.run(both_ways())
+
+
+async def test_a_read_like_the_one_before_is_not_parsed(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    scene = Scene()
+    scene.events(content("a"), content("b"))
+    heard = scene.hear()
+    monkeypatch.setattr(Parser, "feed", None)
+    scene.arrive(chunk(content("c")), chunk(content("as long as it likes to be")))
+    assert heard.wire == content("a") + content("b") + content("c") + content("as long as it likes to be")
+    assert scene.stream.events == 4
 
 
 async def test_malformed_events_are_dropped_and_told_before_and_after_content(clock: Clock) -> None:

@@ -8,7 +8,7 @@ import pytest
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import CLIENT, Protocol, State
 
-from proxy.wire.frames import close_frame, event_frame, one_line, ping_frame, text_frame, text_payload
+from proxy.wire.frames import close_frame, one_line, ping_frame, text_frame, text_payload
 
 
 def received(data: bytes) -> list[Frame]:
@@ -102,14 +102,3 @@ def test_text_payload_of_other_bytes_is_readable_json_in_one_valid_text_frame(da
     assert json.loads(payload) == {"raw": shown}
     assert b"\n" not in payload
     assert received(text_frame(payload)) == [Frame(Opcode.TEXT, payload)]
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 300, 65_535, 65_536])
-@pytest.mark.parametrize("text", ["x", "\n", "\r\n", "é", "\u2028"])
-def test_an_events_frame_is_its_payloads_frame(text: str, size: int) -> None:
-    data = b"x" * size + text.encode()
-    assert event_frame(data) == text_frame(text_payload(data))
-
-
-def test_an_events_frame_is_text_whatever_its_bytes() -> None:
-    assert event_frame(b"\xff\n") == text_frame(text_payload(b"\xff\n"))
