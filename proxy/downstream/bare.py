@@ -12,18 +12,17 @@ from collections.abc import Callable, Sequence
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.access.keys import Key
+from proxy.downstream.frame_outlet import FrameOutlet, Socket
 from proxy.downstream.gate import raw_headers
-from proxy.downstream.outlet import Outlet
-from proxy.errors import GatewayError, InternalError, RequestInProgress, UpstreamInvalid
-from proxy.protocols.event_data import is_done
+from proxy.downstream.whole import Whole
+from proxy.errors import GatewayError, InternalError, RequestInProgress
 from proxy.protocols.failure import answer_error
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
-from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+from proxy.telemetry.record import Dialect, EndState, RequestRecord, end_state_of
 from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel, unexplained
-from proxy.wire.frames import event_frame, ping_frame, text_frame, text_payload
+from proxy.wire.frames import ping_frame, text_frame, text_payload
 from proxy.wire.headers import new_request_id
-from proxy.wire.sse import Event
 
 logger = logging.getLogger("penstock")
 
@@ -31,9 +30,11 @@ logger = logging.getLogger("penstock")
 class BareSession:
     """One socket. Its reader always runs, so that a cancel, a close or a second request is seen at once."""
 
+    dialect: Dialect = "bare"
+
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: Socket,
         request: web.Request,
         *,
         path: str,
@@ -54,7 +55,8 @@ class BareSession:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
-        self._outlet = Outlet(request)
+        self._message = ""
+        self._outlet = FrameOutlet(request, socket)
 
     async def run(self) -> None:
         """Read messages until the client leaves; then stop what runs."""
@@ -71,25 +73,38 @@ class BareSession:
 
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
-        if self._turn is not None and not self._turn.done():
-            await asyncio.wait([self._turn])
+        await self._ended()
         await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
 
     async def _take(self, message: str) -> None:
         running = self._turn is not None and not self._turn.done()
         if is_cancel(message):
             if running:
-                await self._stop()
-                self._send(CANCELLED)
+                await self._cancel()
         elif running:
             error = RequestInProgress("One request at a time: wait for the end of the one that runs, or cancel it.")
-            self._send(error_payload(error))
+            self._refuse(error, message)
         else:
+            self._message = message
             self._turn = self._loop.create_task(self._serve(message))
+
+    async def _cancel(self) -> None:
+        """The client wants no more of what runs."""
+        await self._stop()
+        self._send(CANCELLED)
+
+    def _refuse(self, error: GatewayError, message: str) -> None:
+        """Say why there is no answer to `message`, or no more of it."""
+        self._send(error_payload(error))
 
     async def _stop(self) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.cancel()
+            await self._ended()
+
+    async def _ended(self) -> None:
+        """Wait until nothing runs."""
+        if self._turn is not None and not self._turn.done():
             await asyncio.wait([self._turn])
 
     async def _serve(self, message: str) -> None:
@@ -109,7 +124,7 @@ class BareSession:
             named = error if isinstance(error, GatewayError) else InternalError("The gateway failed; its log says why.")
             if named is not error:
                 logger.exception("request %s failed", record.request_id)
-            self._send(error_payload(named))
+            self._refuse(named, message)
             record.status = named.status
             record.finish(end_state_of(named), self._loop.time())
         finally:
@@ -136,7 +151,7 @@ class BareSession:
 
     async def _give(self, answer: Answer, record: RequestRecord) -> None:
         if answer.body is None:
-            await self._push(answer, record)
+            await (self._push(answer, record) if answer.events else self._send_whole(answer, record))
         elif answer.failure is not None:
             self._send(failure_payload(answer.failure.error, answer.status))
         elif answer.status >= 400:
@@ -148,73 +163,30 @@ class BareSession:
             self._send(DONE)
 
     async def _push(self, answer: Answer, record: RequestRecord) -> None:
-        self._outlet.serve(answer.stream)
-        finished: asyncio.Future[GatewayError | None] = self._loop.create_future()
-        whole = _Whole(self._longest_answer_bytes, finished)
         try:
-            answer.stream.attach(_Frames(self._put, finished) if answer.events else whole)
-            error = await finished
+            error = await self._outlet.follow(answer.stream, answer.on_malformed)
         finally:
             self._outlet.serve(None)
         if error is not None:
             self._send(error_payload(error))
-            if answer.stream.error is None:  # not the answer's fault: it may have come to a good end
-                record.finish(end_state_of(error), self._loop.time())
-            return
-        if not answer.events:
-            self._send(text_payload(b"".join(whole.pieces)))
-        if answer.watcher.failure is None:  # else the upstream's own error event was the last frame
+        elif answer.watcher.failure is None:  # else the upstream's own error event was the last frame
             self._send(DONE)
 
+    async def _send_whole(self, answer: Answer, record: RequestRecord) -> None:
+        """An answer that flows and is no event stream: it is kept until its end, and is one message."""
+        whole = Whole(self._longest_answer_bytes)
+        answer.stream.attach(whole)
+        error = await whole.finished
+        if error is None:
+            self._send(text_payload(b"".join(whole.pieces)))
+            self._send(DONE)
+            return
+        self._send(error_payload(error))
+        if answer.stream.error is None:  # not the answer's fault: it may have come to a good end
+            record.finish(end_state_of(error), self._loop.time())
+
     def _ping(self) -> None:
-        self._put(ping_frame())
+        self._outlet.put(ping_frame())
 
     def _send(self, payload: bytes) -> None:
-        self._put(text_frame(payload))
-
-    def _put(self, frames: bytes) -> bool:
-        """Write them at once; none after our Close."""
-        return not self._socket.closed and self._outlet.put(frames)
-
-
-class _Frames:
-    """A stream's listener: one frame an event, all of a batch in one write. `finished` gets how the stream ended."""
-
-    __slots__ = ("_finished", "_put")
-
-    def __init__(self, put: Callable[[bytes], bool], finished: asyncio.Future[GatewayError | None]) -> None:
-        self._put = put
-        self._finished = finished
-
-    def write(self, events: list[Event]) -> bool:
-        put = self._put
-        spoken = [event.data for event in events if event.data[:1] == b"{" or not is_done(event.data)]
-        if len(spoken) == 1:  # by far the commonest batch
-            return put(event_frame(spoken[0]))
-        return put(b"".join([event_frame(data) for data in spoken])) if spoken else False
-
-    def end(self, error: GatewayError | None) -> None:
-        if not self._finished.done():
-            self._finished.set_result(error)
-
-
-class _Whole:
-    """The listener of an answer that is no event stream: one message holds all of it, so it is kept until its end."""
-
-    __slots__ = ("_finished", "_room_bytes", "pieces")
-
-    def __init__(self, most_bytes: int, finished: asyncio.Future[GatewayError | None]) -> None:
-        self._room_bytes = most_bytes
-        self._finished = finished
-        self.pieces: list[bytes] = []
-
-    def write(self, events: list[Event]) -> bool:
-        self.pieces += [event.wire for event in events]
-        self._room_bytes -= sum(len(event.wire) for event in events)
-        if self._room_bytes < 0:
-            self.end(UpstreamInvalid("the answer is too large for one message"))
-        return self._room_bytes < 0
-
-    def end(self, error: GatewayError | None) -> None:
-        if not self._finished.done():
-            self._finished.set_result(error)
+        self._outlet.put(text_frame(payload))

@@ -4,10 +4,14 @@ intermediary might take the connection for dead."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from proxy.downstream.streamed import StreamedAnswer
+from proxy.errors import GatewayError
 from proxy.relay import Answer
+
+T = TypeVar("T")
 
 
 class EarlyHead:
@@ -17,6 +21,23 @@ class EarlyHead:
         self._make = make
         self._response: StreamedAnswer | None = None
         self._timer = asyncio.get_running_loop().call_later(after_s, self._begin)
+
+    async def cover(self, opening: Awaitable[T]) -> tuple[StreamedAnswer | None, T | GatewayError]:
+        """Wait for what is being opened: it, or the error that is to be told in the response that has begun.
+
+        Raises the error where none has begun.
+        """
+        try:
+            opened = await opening
+        except GatewayError as error:
+            begun = self.settle()
+            if begun is None:
+                raise
+            return begun, error
+        except BaseException:
+            self.forget()
+            raise
+        return self.settle(), opened
 
     def settle(self) -> StreamedAnswer | None:
         """Wait no more: the response that has begun, or None."""

@@ -61,18 +61,12 @@ class HttpApi:
 
     async def _relay_after_silence(self, turn: _Turn, keepalive_s: float) -> web.StreamResponse:
         """The same; the head goes out when the upstream has said nothing for `keepalive_s` seconds."""
-        early = EarlyHead(turn.streamed, keepalive_s)
-        try:
-            answer = await self._relay.open(turn.proxied, turn.route, turn.record)
-        except GatewayError as error:
-            begun = early.settle()
-            if begun is None:
-                raise
-            return turn.fail(begun, error)
-        except BaseException:
-            early.forget()
-            raise
-        return await self._give(turn, answer, early.settle())
+        opening = self._relay.open(turn.proxied, turn.route, turn.record)
+        begun, answer = await EarlyHead(turn.streamed, keepalive_s).cover(opening)
+        if isinstance(answer, GatewayError):
+            assert begun is not None
+            return turn.fail(begun, answer)
+        return await self._give(turn, answer, begun)
 
     async def _give(self, turn: _Turn, answer: Answer, begun: StreamedAnswer | None) -> web.StreamResponse:
         try:

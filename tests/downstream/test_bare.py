@@ -132,7 +132,8 @@ async def test_the_message_is_the_body_and_stream_is_taken_as_true(
         await until_done(socket)
         [request] = upstream.requests
     assert request.target == target
-    assert json.loads(request.body) == {"model": "m", "n": 1, "stream": True, "x": "é"}
+    asked = {"stream_options": {"include_usage": True}}
+    assert json.loads(request.body) == {"model": "m", "n": 1, "stream": True, "x": "é", **asked}
     assert request.body.count(b'"stream"') == 1
     assert not [line for line in request.head.lower().split(b"\r\n") if line.startswith((b"sec-", b"upgrade", b"conn"))]
 
