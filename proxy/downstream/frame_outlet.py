@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from proxy.downstream.outlet import Outlet
+from proxy.downstream.outlet import LARGE_BYTES, Outlet
 from proxy.errors import GatewayError
 from proxy.protocols.event_data import is_done
 from proxy.streams.stream import Stream
-from proxy.wire.frames import text_frame
+from proxy.wire.frames import text_frame, text_frame_head
 from proxy.wire.json_object import object_payload, splices
 from proxy.wire.sse import Event
 
@@ -55,6 +55,8 @@ class FrameOutlet(Outlet):
         transport, now = self._transport, self._now
         if transport is None or transport.is_closing():
             return False
+        if len(data) > LARGE_BYTES:
+            return self.put_pieces(text_frame_head(len(data)), data)
         frame = text_frame(data)
         self._last_put = now()
         self.bytes_out += len(frame)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
 
-from proxy.downstream.outlet import Outlet
+from proxy.downstream.outlet import LARGE_BYTES, Outlet
 from proxy.downstream.written import PushedResponse, head_of, write_now
 from proxy.errors import GatewayError
 from proxy.streams.stream import Stream
@@ -148,7 +148,10 @@ class _ChunkedBody(_Body):
         transport, now = self._transport, self._now
         if transport is None or transport.is_closing():
             return False
-        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        size = len(data)
+        if size > LARGE_BYTES:
+            return self.put_pieces(b"%x\r\n" % size, data, b"\r\n")
+        chunk = b"%x\r\n%b\r\n" % (size, data)
         self._last_put = now()
         self.bytes_out += len(chunk)
         transport.write(chunk)

@@ -24,9 +24,16 @@ def text_frame(payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
         return _short(_TEXT, size) + payload
-    if size < 65536:
-        return _medium(_TEXT, 126, size) + payload
-    return _long(_TEXT, 127, size) + payload
+    return _medium(_TEXT, 126, size) + payload if size < 65536 else text_frame_head(size) + payload
+
+
+def text_frame_head(size_bytes: int) -> bytes:
+    """What stands in front of a text message's payload."""
+    if size_bytes < 126:
+        return _short(_TEXT, size_bytes)
+    if size_bytes < 65536:
+        return _medium(_TEXT, 126, size_bytes)
+    return _long(_TEXT, 127, size_bytes)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

@@ -144,7 +144,7 @@ async def costs_of_reads(
     ("client", "events_a_read", "bound"),
     [
         pytest.param(over_http, 1, Cost(5, 12), id="an event a read, over HTTP"),
-        pytest.param(over_websocket, 1, Cost(7, 15), id="an event a read, over a WebSocket"),
+        pytest.param(over_websocket, 1, Cost(7, 16), id="an event a read, over a WebSocket"),
         pytest.param(over_http, 20, Cost(48, 56), id="twenty events a read, over HTTP"),
         pytest.param(over_websocket, 20, Cost(89, 155), id="twenty events a read, over a WebSocket"),
     ],
