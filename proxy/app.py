@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from proxy import __version__
 from proxy.access.keys import KeyEntry, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
 from proxy.config.addresses import Address, is_loopback
 from proxy.config.model import Config
 from proxy.config.pending import pending
+from proxy.downstream.admin import METRICS_PATH, AdminGate, add_metrics
 from proxy.downstream.body import BodyLimits
 from proxy.downstream.connection import ClientRunner, server_tls
 from proxy.downstream.cors import setup_cors
@@ -23,14 +25,27 @@ from proxy.downstream.gate import Gate
 from proxy.downstream.health import add_health
 from proxy.downstream.http import HttpApi
 from proxy.downstream.lane import RelayLane
+from proxy.downstream.mux_opening import openers
+from proxy.downstream.mux_turns import Turns
 from proxy.downstream.pages import add_pages
-from proxy.downstream.websocket import BARE_PATHS, SessionLimits, WebSocketApi
+from proxy.downstream.stages import Stages
+from proxy.downstream.stream_routes import StreamRoutes
+from proxy.downstream.tickets import TicketApi
+from proxy.downstream.websocket import UPGRADABLE_PATHS, SessionLimits, WebSocketApi
+from proxy.loop_lag import LoopLag
 from proxy.relay import Relay
 from proxy.routing.table import Route, build_table
-from proxy.telemetry.record import RequestRecord
+from proxy.streams.store import StoreLimits, StreamStore
+from proxy.telemetry.exposition import exposition
+from proxy.telemetry.families import FAMILIES
+from proxy.telemetry.metrics import Figures
+from proxy.telemetry.record import EndState, RequestRecord
+from proxy.telemetry.request_metrics import Metrics
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.gather import gatherer
 from proxy.upstream.pool import Pool
+
+Gather = Callable[[], Awaitable[Figures]]
 
 BACKLOG = 4096
 CLOSE_WITHIN_S = 1.0
@@ -49,26 +64,43 @@ class CannotListen(Exception):
 
 
 class Gateway:
-    """The whole program, less its command line. `publish` gets each request's record at its end.
+    """The whole program, less its command line. `publish` gets each request's record at its end. `gather` gives the
+    figures of all processes that serve together, where this is one of several.
 
     Made inside a running event loop. The owner's duty: `start`, then `drain` (or not), then `stop`.
     """
 
-    def __init__(self, config: Config, publish: Callable[[RequestRecord], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        publish: Callable[[RequestRecord], None],
+        gather: Gather | None = None,
+    ) -> None:
         self._config = config
         self._publish = publish
+        self._gather = gather
+        self._metrics = Metrics(__version__)
+        self._lag = LoopLag()
         self._pool = Pool(gatherer(config.server.gather))
-        self._malformed = _MalformedEvents()
+        self._malformed = _MalformedEvents(self._metrics)
         dispatch = Dispatch(
             self._pool, max_event_bytes=config.server.max_event_bytes, on_malformed=self._malformed.dropped
         )
         self._relay = Relay(build_table(config), dispatch)
+        self._metrics.know({route.name: len(route.replicas) for route in self._relay.table.routes})
         self._gate = _gate(config)
+        self._stages = Stages(self._relay, config.server.max_event_bytes)
+        self._tickets = TicketApi(self._gate)
+        self._turns = self._mux_turns()
+        sockets = config.server.websocket
         self._websockets = WebSocketApi(
             self._relay,
+            self._stages,
             self._gate,
-            SessionLimits(config.server.max_body_bytes, config.server.websocket.ping_s),
-            publish,
+            self._tickets,
+            SessionLimits(config.server.max_body_bytes, sockets.ping_s, sockets.age_s, sockets.streams),
+            self._turns,
+            self._finished,
         )
         self._runners: list[ClientRunner] = []
         self._main_site: web.TCPSite | None = None
@@ -85,7 +117,8 @@ class Gateway:
         runner = await self._main_runner()
         self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls, shares_ports)
         if admin.listen is not None:
-            await _listen(await self._runner(self._admin_app()), "admin.listen", admin.listen, None, shares_ports)
+            operations = await self._runner(self._admin_app(admin.listen.host))
+            await _listen(operations, "admin.listen", admin.listen, None, shares_ports)
         port = runner.addresses[0][1]
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{'http' if tls is None else 'https'}://{host}:{port}"
@@ -95,6 +128,7 @@ class Gateway:
         if self._main_site is not None:
             await self._main_site.stop()
             self._main_site = None
+        self._websockets.go_away(self._config.server.drain_s)
         await self._relay.drain(self._config.server.drain_s)
         await self._websockets.close_all(CLOSE_WITHIN_S)
 
@@ -102,7 +136,22 @@ class Gateway:
         """Close everything at once."""
         for runner in self._runners:
             await runner.cleanup()
+        await self._turns.close()
         await self._pool.close()
+        self._lag.stop()
+
+    def figures(self) -> Figures:
+        """What this process has measured, as of now."""
+        self._metrics.show_in_flight(self._relay.in_flight())
+        self._metrics.show_sessions(self._websockets.sessions())
+        self._metrics.event_loop_lag.value = self._lag.worst_s()
+        return self._metrics.figures()
+
+    def _mux_turns(self) -> Turns:
+        config = self._config
+        store = StreamStore(StoreLimits(config.server.websocket.detach_s, config.server.websocket.replay_s))
+        reached = openers(self._relay, self._stages, config.server.max_body_bytes)
+        return Turns(reached, store, self._finished)
 
     async def _runner(self, app: web.Application, lane: RelayLane | None = None) -> ClientRunner:
         runner = ClientRunner(app, self._config.server.timeouts.headers_s, lane)
@@ -112,27 +161,50 @@ class Gateway:
 
     async def _main_runner(self) -> ClientRunner:
         server = self._config.server
-        outermost = edge(self._gate, BARE_PATHS, self._publish)
-        api = HttpApi(self._relay, self._gate, BodyLimits(server.max_body_bytes, server.timeouts.body_s))
+        outermost = edge(self._gate, UPGRADABLE_PATHS, self._finished)
+        limits = BodyLimits(server.max_body_bytes, server.timeouts.body_s)
+        api = HttpApi(self._relay, self._gate, limits)
         lane = RelayLane(outermost, api.relay, lambda: self._gate.origins)
-        return await self._runner(self._main_app(outermost, api), lane)
+        return await self._runner(self._main_app(outermost, api, StreamRoutes(self._stages, self._gate, limits)), lane)
 
-    def _main_app(self, outermost: Middleware, api: HttpApi) -> web.Application:
+    def _main_app(self, outermost: Middleware, api: HttpApi, stream_routes: StreamRoutes) -> web.Application:
         app = web.Application(middlewares=[outermost], client_max_size=self._config.server.max_body_bytes)
         if self._config.admin.listen is None:
-            add_health(app.router, self._is_ready)
+            self._add_operations(app.router, self._config.server.host, self._gate.origins)
         add_pages(app.router)
         self._websockets.add_to(app.router)
+        self._tickets.add_to(app.router)
+        stream_routes.add_to(app.router)
         api.add_to(app.router)
         setup_cors(app, lambda: self._gate.origins)
         app.on_response_prepare.append(add_request_id)
         return app
 
-    def _admin_app(self) -> web.Application:
-        app = web.Application()
-        add_health(app.router, self._is_ready)
+    def _admin_app(self, host: str) -> web.Application:
+        loopback = is_loopback(host)
+        hosts = HostPolicy(self._config.server.allowed_hosts if loopback else (), loopback_bind=loopback)
+        origins = OriginPolicy((), loopback_bind=loopback)
+        app = web.Application(middlewares=[edge(Gate(hosts, origins, Keyring()), (), self._finished)])
+        self._add_operations(app.router, host, origins)
         app.on_response_prepare.append(add_request_id)
         return app
+
+    def _add_operations(self, router: web.UrlDispatcher, host: str, origins: OriginPolicy) -> None:
+        """What a port that listens on `host` has for operators."""
+        add_health(router, self._is_ready)
+        key = self._config.admin.key
+        keys = Keyring(() if key is None else [KeyEntry.from_key("admin", key.get_secret_value())])
+        add_metrics(router, AdminGate(is_loopback(host), keys, origins), self._exposition)
+
+    async def _exposition(self) -> str:
+        figures = self.figures() if self._gather is None else await self._gather()
+        return exposition(FAMILIES, figures)
+
+    def _finished(self, record: RequestRecord) -> None:
+        """A request's end, to be counted and told. Being asked for the metrics is neither."""
+        if record.path != METRICS_PATH or record.end_state is not EndState.COMPLETED:
+            self._metrics.add(record)
+            self._publish(record)
 
     def _is_ready(self) -> bool:
         return not self._relay.draining
@@ -168,14 +240,16 @@ def _gate(config: Config) -> Gate:
 
 
 class _MalformedEvents:
-    """Says once a minute and route that events were dropped, not once an event."""
+    """Counts the events that were dropped; says so once a minute and route, not once an event."""
 
     EVERY_S = 60.0
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._said: dict[str, float] = {}
 
     def dropped(self, route: Route) -> None:
+        self._metrics.malformed_events.of(route.name).value += 1
         now = time.monotonic()
         if now - self._said.get(route.name, -self.EVERY_S) >= self.EVERY_S:
             self._said[route.name] = now

@@ -6,7 +6,10 @@ Both sides meet here and nowhere else: `downstream` asks for an answer, `upstrea
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.access.keys import Key
 from proxy.errors import GatewayError, Unavailable
@@ -16,7 +19,9 @@ from proxy.protocols.protocol import StreamProtocol, Watcher
 from proxy.request import ProxyRequest
 from proxy.routing.table import Route, RoutingTable
 from proxy.streams.stream import Stream
-from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+from proxy.telemetry.attempt import Outcome, outcome_of
+from proxy.telemetry.record import EndState, Phase, RequestRecord, end_state_of
+from proxy.telemetry.usage import Usage, usage_of_answer, usage_of_stream
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.exchange import Opening
 
@@ -31,6 +36,7 @@ class Answer:
     of whatever `headers` say. The holder's duty: attach a listener to the stream, and `Relay.close` the answer.
     """
 
+    request: ProxyRequest
     status: int
     headers: Headers
     body: bytes | None
@@ -39,6 +45,8 @@ class Answer:
     watcher: Watcher
     failure: Failure | None
     """An event or a body under status 200 said that the request failed; `body` is empty, `status` the failure's."""
+    on_malformed: Callable[[], None]
+    """To be told of each event that is dropped on the way to the client."""
 
 
 class Relay:
@@ -49,7 +57,7 @@ class Relay:
         self.draining = False
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        self._under_way: set[Stream] = set()
+        self._under_way: dict[Stream, str] = {}  # and their routes' names
         self._all_done = asyncio.Event()
 
     def route(self, request: ProxyRequest, key: Key | None, record: RequestRecord) -> Route:
@@ -73,13 +81,15 @@ class Relay:
         protocol: StreamProtocol = endpoints.for_path(request.path)
         watcher = protocol.watcher(request.body)
         stream = Stream()
-        self._under_way.add(stream)
+        self._under_way[stream] = route.name
         try:
             opening: Opening = await self._dispatch.open(request, route, stream, watcher, record)
         except BaseException:
             self._leave(stream)
             raise
+        record.phase = Phase.STREAM if opening.events else Phase.RESPONSE
         return Answer(
+            request,
             opening.status,
             opening.headers,
             opening.body,
@@ -87,6 +97,7 @@ class Relay:
             stream,
             watcher,
             opening.failure,
+            partial(self._dispatch.on_malformed, route),
         )
 
     def close(self, answer: Answer, record: RequestRecord) -> None:
@@ -98,9 +109,16 @@ class Relay:
         record.events = stream.events
         if stream.first_content_at is not None:
             record.mark_first_token(stream.first_content_at)
-        record.tokens_in = answer.watcher.tokens_in
-        record.tokens_out = answer.watcher.tokens_out
+        record.tokens_in, record.tokens_out, record.tokens_estimated = _usage(answer)
+        record.end_attempt(_outcome(answer))
+        if answer.body is None and stream.last_read_at is not None:
+            record.reads = stream.batches
+            record.mark_last_event(stream.last_read_at)
         record.finish(EndState.CLIENT_CLOSED if left else _end_state(answer), self._loop.time())
+
+    def in_flight(self) -> Counter[str]:
+        """How many answers are under way, by the route's name; none where nothing is."""
+        return Counter(self._under_way.values())
 
     async def drain(self, within_s: float | None) -> None:
         """Take nothing new, let what is under way finish for `within_s` seconds, then end it with an error."""
@@ -115,13 +133,32 @@ class Relay:
                 stream.interrupt(draining())
 
     def _leave(self, stream: Stream) -> None:
-        self._under_way.discard(stream)
+        self._under_way.pop(stream, None)
         if self.draining and not self._under_way:
             self._all_done.set()
 
 
 def draining() -> Unavailable:
     return Unavailable("The gateway is shutting down; send the request again.", code="draining", retry_after_s=1)
+
+
+def _usage(answer: Answer) -> Usage:
+    """The tokens of an answer that came, or of as much of it as did."""
+    if answer.body is not None:
+        return usage_of_answer(answer.body)
+    if not answer.events:
+        return Usage()
+    protocol = endpoints.for_path(answer.request.path)
+    return usage_of_stream(protocol, answer.watcher, answer.stream.events, answer.request.body)
+
+
+def _outcome(answer: Answer) -> Outcome:
+    """What came of the attempt that gave this answer, as far as it was wanted."""
+    if answer.stream.error is not None:
+        return outcome_of(answer.stream.error, connected=True)
+    if answer.failure is not None or answer.watcher.failure is not None:
+        return Outcome.ERROR_EVENT
+    return Outcome.STATUS if answer.status >= 400 else Outcome.OK
 
 
 def _end_state(answer: Answer) -> EndState:

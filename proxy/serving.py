@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import sys
@@ -16,14 +17,17 @@ from typing import Literal, Protocol
 
 from aiohttp import http_parser
 
-from proxy.app import CannotListen, Gateway
+from proxy.app import CannotListen, Gateway, Gather
 from proxy.config.model import Config
 from proxy.telemetry import access_log
+from proxy.telemetry.metrics import Figures
 from proxy.telemetry.record import RequestRecord
 
 LogFormat = Literal["text", "json"]
 Publish = Callable[[RequestRecord], None]
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+COLLECT_AFTER = 10_000
+"""So many more objects made than dropped, and the young ones are looked through for garbage."""
 
 logger = logging.getLogger("penstock")
 
@@ -51,12 +55,17 @@ class StopOrders:
 
 
 class Overseer(Protocol):
-    """Who started this process. `shares_ports`: others like it listen on the same ports."""
+    """Who started this process. `shares_ports`: others like it listen on the same ports; `gather` then gives the
+    figures of all of them."""
 
     shares_ports: bool
 
-    def attend(self, orders: StopOrders) -> None:
-        """Called once, in the running loop: from here on, give the orders as they come."""
+    @property
+    def gather(self) -> Gather | None: ...
+
+    async def attend(self, orders: StopOrders, figures: Callable[[], Figures]) -> None:
+        """Called once, before anybody is served: from here on, give the orders as they come. `figures` are this
+        process's, to be asked at any time."""
 
     def ready(self, url: str) -> None:
         """Called when clients are served."""
@@ -66,8 +75,9 @@ class _Shell:
     """A shell or a service manager: reads a line from standard output, and sends SIGTERM and SIGINT."""
 
     shares_ports = False
+    gather = None
 
-    def attend(self, orders: StopOrders) -> None:
+    async def attend(self, orders: StopOrders, figures: Callable[[], Figures]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, orders.give, number)
 
@@ -85,15 +95,16 @@ def serve(config: Config, publish: Publish, overseer: Overseer) -> int:
 
 
 async def _serve(config: Config, publish: Publish, overseer: Overseer) -> int:
-    gateway = Gateway(config, publish)
+    gateway = Gateway(config, publish, overseer.gather)
     orders = StopOrders()
-    overseer.attend(orders)
+    await overseer.attend(orders, gateway.figures)
     try:
         url = await gateway.start(shares_ports=overseer.shares_ports)
     except (CannotListen, OSError) as error:
         logger.error("%s", cannot_start(error))
         await gateway.stop()
         return FAILED
+    _collect_garbage_seldom()
     overseer.ready(url)
     await orders.first
     draining = asyncio.ensure_future(gateway.drain())
@@ -102,6 +113,14 @@ async def _serve(config: Config, publish: Publish, overseer: Overseer) -> int:
     hurried = draining.cancelled()
     await gateway.stop()
     return exit_code(orders.first.result(), hurried=hurried)
+
+
+def _collect_garbage_seldom() -> None:
+    """What the start made stays, and is looked at no more. What requests make is mostly gone without a collection: by
+    default one would come every few requests, and look through all open streams every few thousand."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
+    gc.enable()
 
 
 def say_ready(url: str) -> None:

@@ -2,7 +2,7 @@
 on the signals.
 
 Each worker serves as one process would (`serving`), with a listening socket of its own: the kernel deals the
-connections out. What is counted in memory is each worker's own.
+connections out. What is counted in memory is each worker's own; `worker_metrics` adds it up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ from proxy import serving
 from proxy.app import CannotListen, say_pending
 from proxy.config.addresses import Address
 from proxy.config.model import Config
+from proxy.telemetry.metrics import Figures
+from proxy.worker_metrics import FiguresLine, Gathering
 
 QUICK_S = 1.0
 """A worker that dies sooner after its start may well do so again: its successor waits."""
@@ -33,6 +36,9 @@ HURRY_S = 5.0
 """How long workers may take to stop at once, before they are killed."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 ATTENDED = (*STOPPING, signal.SIGHUP)
+
+Work = Callable[[socket.socket, socket.socket], int]
+"""A worker's life, given its ends of the lines to the supervisor, for orders and for figures; its exit code."""
 
 logger = logging.getLogger("penstock")
 
@@ -50,8 +56,8 @@ def run(config: Config, *, log_format: serving.LogFormat, log_level: str) -> int
         return serving.FAILED
     say_pending(config)
 
-    def work(line: socket.socket) -> int:
-        return serving.serve(config, publish, _Line(line))
+    def work(line: socket.socket, figures_line: socket.socket) -> int:
+        return serving.serve(config, publish, _Line(line, FiguresLine(figures_line)))
 
     return _Supervisor(config.server.workers, work, reserved).run()
 
@@ -117,11 +123,14 @@ class _Line:
 
     shares_ports = True
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, figures_line: FiguresLine) -> None:
         self._line = line
+        self._figures_line = figures_line
+        self.gather = figures_line.gather
 
-    def attend(self, orders: serving.StopOrders) -> None:
+    async def attend(self, orders: serving.StopOrders, figures: Callable[[], Figures]) -> None:
         asyncio.get_running_loop().add_reader(self._line, self._heard, orders)
+        await self._figures_line.attend(figures)
 
     def ready(self, url: str) -> None:
         _say(self._line, url.encode())
@@ -142,18 +151,19 @@ class _Worker:
 
     pid: int
     line: socket.socket
+    figures_line: socket.socket
     started_s: float
     quick_deaths: int
     ready: bool = False
 
 
 class _Supervisor:
-    """Keeps `count` processes at `work`, which is given its line, and gives its exit code.
+    """Keeps `count` processes at `work`, which is given its lines, and gives its exit code.
 
     The first one starts alone: what keeps it from being ready would keep all of them, and is said once.
     """
 
-    def __init__(self, count: int, work: Callable[[socket.socket], int], reserved: list[socket.socket]) -> None:
+    def __init__(self, count: int, work: Work, reserved: list[socket.socket]) -> None:
         self._count = count
         self._work = work
         self._reserved = reserved
@@ -163,7 +173,8 @@ class _Supervisor:
         self._kill_at_s: float | None = None
         self._proven = False
         self._announced = False
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.DefaultSelector()  # each key's data is what to call
+        self._gathering = Gathering(self._selector)
         self._signals, self._signalled = socket.socketpair()
 
     def run(self) -> int:
@@ -172,7 +183,7 @@ class _Supervisor:
             self._start(0)
             while self._workers or self._due:
                 for key, _ in self._selector.select(self._patience_s()):
-                    self._heard_signals() if key.data is None else self._heard(key.data)
+                    key.data()
                 self._do_what_is_due()
         _close(self._reserved)
         if not self._orders:
@@ -183,7 +194,7 @@ class _Supervisor:
     def _attending_signals(self) -> Iterator[None]:
         with self._selector, self._signals, self._signalled:
             self._signalled.setblocking(False)
-            self._selector.register(self._signals, selectors.EVENT_READ)
+            self._selector.register(self._signals, selectors.EVENT_READ, self._heard_signals)
             signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
             for number in ATTENDED:
                 signal.signal(number, _nothing)
@@ -194,7 +205,8 @@ class _Supervisor:
 
     def _patience_s(self) -> float | None:
         """Until the next thing is due."""
-        times = [at_s for at_s, _ in self._due] + ([] if self._kill_at_s is None else [self._kill_at_s])
+        times = [at_s for at_s, _ in self._due]
+        times += [at_s for at_s in (self._kill_at_s, self._gathering.due_s) if at_s is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _do_what_is_due(self) -> None:
@@ -203,6 +215,8 @@ class _Supervisor:
         self._due = [later for later in self._due if later[0] > now]
         for quick_deaths in due:
             self._start(quick_deaths)
+        if self._gathering.due_s is not None and self._gathering.due_s <= now:
+            self._gathering.end_round()
         if self._kill_at_s is not None and self._kill_at_s <= now:
             self._kill_at_s = None
             for worker in self._workers:
@@ -229,6 +243,7 @@ class _Supervisor:
             self._ended(worker)
             return
         worker.ready = True
+        self._gathering.join(worker.pid, worker.figures_line)
         if self._orders:
             return
         if not self._proven:
@@ -242,6 +257,8 @@ class _Supervisor:
     def _ended(self, worker: _Worker) -> None:
         self._selector.unregister(worker.line)
         worker.line.close()
+        self._gathering.leave(worker.pid)
+        worker.figures_line.close()
         self._workers.remove(worker)
         code = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
         if code not in self._expected_codes():
@@ -263,31 +280,34 @@ class _Supervisor:
 
     def _start(self, quick_deaths: int) -> None:
         line, workers_line = socket.socketpair()
-        with workers_line, _signals_held_back():
+        figures_line, workers_figures_line = socket.socketpair()
+        with workers_line, workers_figures_line, _signals_held_back():
             try:
                 pid = os.fork()
             except OSError as error:
                 logger.error("no process for a worker: %s", error.strerror)
-                line.close()
+                _close([line, figures_line])
                 self._start_later(quick_deaths + 1)
                 return
             if pid == 0:
-                self._become_worker(line, workers_line)
-        worker = _Worker(pid, line, time.monotonic(), quick_deaths)
+                _close([line, figures_line])
+                self._become_worker(workers_line, workers_figures_line)
+        worker = _Worker(pid, line, figures_line, time.monotonic(), quick_deaths)
         self._workers.append(worker)
-        self._selector.register(line, selectors.EVENT_READ, worker)
+        self._selector.register(line, selectors.EVENT_READ, partial(self._heard, worker))
 
-    def _become_worker(self, supervisors_line: socket.socket, line: socket.socket) -> NoReturn:
+    def _become_worker(self, line: socket.socket, figures_line: socket.socket) -> NoReturn:
         """In the new process: let go of what is the supervisor's, or its end would not be noticed, and work."""
         code = serving.FAILED
         try:
             signal.set_wakeup_fd(-1)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ATTENDED)
             self._selector.close()
-            lines = (worker.line for worker in self._workers)
-            _close([supervisors_line, self._signals, self._signalled, *self._reserved, *lines])
+            lines = (line for worker in self._workers for line in (worker.line, worker.figures_line))
+            _close([self._signals, self._signalled, *self._reserved, *lines])
             line.setblocking(False)
-            code = self._work(line)
+            figures_line.setblocking(False)
+            code = self._work(line, figures_line)
         except Exception:
             logger.exception("a worker failed")
         finally:

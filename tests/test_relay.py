@@ -14,7 +14,8 @@ from proxy.errors import Forbidden, GatewayError, InvalidRequest, ModelNotFound,
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import build_table
-from proxy.telemetry.record import UNKNOWN, EndState, RequestRecord, end_state_of
+from proxy.telemetry.attempt import Outcome
+from proxy.telemetry.record import UNKNOWN, EndState, Phase, RequestRecord, end_state_of
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.pool import Pool
 from tests.support.memory_line import Heard
@@ -169,21 +170,31 @@ async def test_a_complete_stream_is_recorded(tmp_path: Path) -> None:
     async with house_of(tmp_path, answering(WHOLE_ANSWER)) as there:
         heard, record = await there.give()
     assert heard is not None
-    assert heard.wire == ROLE + content("a") + content("b") + STOP + USAGE + DONE
+    assert heard.wire == ROLE + content("a") + content("b") + STOP + DONE  # nobody asked for USAGE
     assert record.end_state is EndState.COMPLETED
-    assert (record.attempts, record.replica, record.events) == (1, 0, 6)
-    assert (record.tokens_in, record.tokens_out) == (3, 2)
+    assert (record.attempts, record.replica, record.events) == (1, 0, 5)
+    assert (record.tokens_in, record.tokens_out, record.tokens_estimated) == (3, 2, False)
     assert record.ttft_ms is not None
     assert record.duration_ms is not None
     assert 0 <= record.ttft_ms <= record.duration_ms
 
 
 async def test_an_answer_in_one_piece_is_recorded(tmp_path: Path) -> None:
-    async with house_of(tmp_path, answering(answer(200, b'{"choices":[]}'))) as there:
+    said = b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":4}}'
+    async with house_of(tmp_path, answering(answer(200, said))) as there:
         opened, record = await there.open()
-        assert (opened.status, opened.body, opened.events) == (200, b'{"choices":[]}', False)
+        assert (opened.status, opened.body, opened.events) == (200, said, False)
         there.relay.close(opened, record)
     assert (record.end_state, record.events, record.ttft_ms) == (EndState.COMPLETED, 0, None)
+    assert (record.tokens_in, record.tokens_out, record.tokens_estimated) == (7, 4, False)
+
+
+async def test_a_stream_without_usage_is_estimated(tmp_path: Path) -> None:
+    said = OK_EVENTS + chunk(ROLE + content("a") + content("b") + content("c") + STOP + DONE) + LAST_CHUNK
+    async with house_of(tmp_path, answering(said)) as there:
+        _, record = await there.give()
+    assert record.end_state is EndState.COMPLETED
+    assert (record.tokens_in, record.tokens_out, record.tokens_estimated) == (0, 3, True)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +294,7 @@ async def test_a_client_that_leaves_is_recorded_and_its_upstream_closed(tmp_path
             await gone.wait()
         assert (heard.wire, heard.ends) == (content("a"), [])
         assert (record.end_state, record.status, record.events) == (EndState.CLIENT_CLOSED, 499, 1)
+        assert (record.tokens_out, record.tokens_estimated) == (0, True)
         there.relay.close(opened, record)
         assert record.end_state is EndState.CLIENT_CLOSED
 
@@ -333,6 +345,7 @@ async def test_an_unknown_endpoint_is_complete_when_its_body_is(tmp_path: Path) 
         await heard.over.wait()
         there.relay.close(opened, record)
     assert (heard.wire, heard.ends, record.end_state) == (b"\xff\xfb\x90\x00", [None], EndState.COMPLETED)
+    assert (record.tokens_in, record.tokens_out, record.tokens_estimated) == (None, None, False)
 
 
 async def test_the_built_in_model_answers_without_a_network(tmp_path: Path) -> None:
@@ -354,6 +367,93 @@ async def test_the_built_in_model_answers_without_a_network(tmp_path: Path) -> N
         there.nothing_is_left()
     assert (heard.ends, record.end_state) == ([None], EndState.COMPLETED)
     assert heard.wire.endswith(DONE)
+
+
+# ---- attempts, phases, paces ----
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "outcome"),
+    [
+        (answering(WHOLE_ANSWER), "", Outcome.OK),
+        (answering(answer(200, b"{}")), "", Outcome.OK),
+        (answering(answer(404, b"{}")), "", Outcome.STATUS),
+        (answering(answer(503, b"{}")), "", Outcome.STATUS),
+        (answering(answer(200, b'{"error":{"message":"no"}}')), "", Outcome.ERROR_EVENT),
+        (answering(OK_EVENTS, chunk(content("a")), chunk(ERROR), LAST_CHUNK), "", Outcome.ERROR_EVENT),
+        (saying(OK_EVENTS, chunk(content("a")), end="reset"), "", Outcome.TRUNCATED),
+        (saying(OK_EVENTS, chunk(content("a")) + b"zz\r\n", end="stall"), "", Outcome.INVALID),
+        (saying(OK_EVENTS, chunk(content("a")), end="stall"), ", timeouts: {idle: 30ms}", Outcome.TIMEOUT),
+    ],
+)
+async def test_an_attempt_that_was_answered_comes_to_what_its_answer_did(
+    script: Script, settings: str, outcome: Outcome, tmp_path: Path
+) -> None:
+    async with house_of(tmp_path, script, settings) as there:
+        _, record = await there.give()
+    assert record.attempted == [("chat", 0, outcome)]
+
+
+async def test_an_answer_that_its_client_leaves_is_well_as_far_as_it_came(tmp_path: Path) -> None:
+    async with house_of(tmp_path, saying(OK_EVENTS, chunk(content("a")), end="stall")) as there:
+        opened, record = await there.open()
+        there.relay.close(opened, record)
+        there.relay.close(opened, record)
+    assert record.attempted == [("chat", 0, Outcome.OK)]
+
+
+@pytest.mark.parametrize(("said", "phase"), [(WHOLE_ANSWER, Phase.STREAM), (answer(200, b"{}"), Phase.RESPONSE)])
+async def test_an_opened_answer_is_in_the_phase_of_its_kind(said: bytes, phase: Phase, tmp_path: Path) -> None:
+    async with house_of(tmp_path, answering(said)) as there:
+        opened, record = await there.open()
+        assert record.phase is phase
+        there.relay.close(opened, record)
+
+
+async def test_the_last_event_of_a_stream_is_recorded(tmp_path: Path) -> None:
+    async with house_of(tmp_path, answering(WHOLE_ANSWER)) as there:
+        _, record = await there.give()
+    assert record.ttft_ms is not None
+    assert record.last_event_ms is not None
+    assert record.duration_ms is not None
+    assert record.ttft_ms <= record.last_event_ms <= record.duration_ms
+
+
+async def test_the_reads_that_events_came_by_are_recorded(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK_EVENTS, chunk(content("a") + content("b") + content("c")))
+        await release.wait()
+        await peer.send(chunk(content("d") + STOP + DONE) + LAST_CHUNK)
+
+    async with house_of(tmp_path, script) as there:
+        opened, record = await there.open()
+        heard = Heard(opened.stream)
+        release.set()
+        await heard.over.wait()
+        there.relay.close(opened, record)
+    assert (record.events, record.reads) == (6, 2)
+
+
+async def test_a_silence_after_the_last_event_is_not_its_time(tmp_path: Path) -> None:
+    script = saying(OK_EVENTS, chunk(content("a")), end="stall")
+    async with house_of(tmp_path, script, ", timeouts: {idle: 200ms}") as there:
+        _, record = await there.give()
+    assert record.last_event_ms is not None
+    assert record.duration_ms is not None
+    assert record.last_event_ms < 100 < 200 <= record.duration_ms + 1
+
+
+async def test_what_is_in_flight_is_told_by_route(tmp_path: Path) -> None:
+    async with house_of(tmp_path, saying(OK_EVENTS, chunk(content("a")), end="stall")) as there:
+        assert there.relay.in_flight() == {}
+        answers = [await there.open() for _ in range(2)]
+        assert there.relay.in_flight() == {"chat": 2}
+        for opened, record in answers:
+            there.relay.close(opened, record)
+        assert there.relay.in_flight() == {}
 
 
 # ---- drain ----

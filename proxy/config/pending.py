@@ -29,7 +29,6 @@ def _over_one(value: int) -> bool:
 # By the kind of section: the file's key, and whether its value asks for something that is not there.
 _PENDING: dict[str, tuple[Row, ...]] = {
     "Config": (("state", _given), ("tools", _given), ("discover", _given)),
-    "WebSocket": (("age", _given), ("streams", _always), ("detach", _always), ("replay", _always)),
     "AuthKey": (("limits", lambda limits: any(value is not None for _, value in limits)),),
     "Route": (
         ("balance", lambda balance: balance.method != "round_robin"),

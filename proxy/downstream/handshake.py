@@ -14,7 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.downstream.gate import raw_headers
-from proxy.errors import InvalidRequest, UpgradeRequired
+from proxy.errors import InvalidRequest
 from proxy.wire.headers import client_credential
 
 MUX = "llm-mux.v1"
@@ -31,9 +31,13 @@ class Offer:
     selected: str | None
     credential: str | None = field(repr=False)
 
+    @property
+    def is_mux(self) -> bool:
+        return self.selected == MUX
+
 
 def read_offer(request: web.Request) -> Offer:
-    """Sort the offered subprotocols. Raises `InvalidRequest`, or `UpgradeRequired` for a dialect not spoken here."""
+    """Sort the offered subprotocols; a dialect's goes before any other. Raises `InvalidRequest`."""
     entries = [entry.strip() for value in request.headers.getall(_OFFER, []) for entry in value.split(",")]
     credential: str | None = None
     others: list[str] = []
@@ -45,9 +49,8 @@ def read_offer(request: web.Request) -> Offer:
             others.append(entry)
         elif credential is None:
             credential = key
-    if MUX in others:
-        raise UpgradeRequired(f"The {MUX} dialect is not spoken here yet; connect without a subprotocol.")
-    return Offer(others[0] if others else None, client_credential(raw_headers(request)) or credential)
+    selected = MUX if MUX in others else others[0] if others else None
+    return Offer(selected, client_credential(raw_headers(request)) or credential)
 
 
 def without_credentials(request: web.Request, offer: Offer) -> web.Request:

@@ -14,6 +14,7 @@ from proxy.access.origins import OriginPolicy
 from proxy.downstream.cors import fill_in
 from proxy.downstream.edge import Handler, add_request_id
 from proxy.downstream.http import SERVABLE_PATH
+from proxy.downstream.tickets import TICKETS_PATH
 
 
 class RelayLane:
@@ -30,7 +31,8 @@ class RelayLane:
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse] | None:
         """The answer to be awaited; None for a request that is not for this lane."""
         assert isinstance(request, web.Request)
-        if request.method != "POST" or SERVABLE_PATH.fullmatch(request.raw_path.partition("?")[0]) is None:
+        path = request.raw_path.partition("?")[0]
+        if request.method != "POST" or path == TICKETS_PATH or SERVABLE_PATH.fullmatch(path) is None:
             return None
         return self._answer(request)
 

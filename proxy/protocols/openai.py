@@ -76,8 +76,8 @@ class ChatWatcher:
         self._content_seen = False
         self._several = _several_choices(request)
         self._usage_sighting = Sighting.WITHHELD if asks_for_usage(request) else Sighting.USAGE
-        self._seen: set[int] = set()
-        self._finished: set[int] = set()
+        self._seen: frozenset[int] = frozenset()
+        self._finished: frozenset[int] = frozenset()
         # The last ordinary event around its text: up to the opening quote, and from the closing one.
         self.pattern: tuple[bytes, bytes] | None = None
         self._head = self._tail = b"none yet"
@@ -146,9 +146,9 @@ class ChatWatcher:
         index = choice.get("index")
         index = index if isinstance(index, int) else 0
         finished = bool(choice.get("finish_reason"))
-        self._seen.add(index)
+        self._seen |= {index}
         if finished:
-            self._finished.add(index)
+            self._finished |= {index}
         self.complete = bool(self._finished) and (not self._several or self._seen == self._finished)
         self._content_seen = self._content_seen or finished or _speaks(choice)
 

@@ -57,11 +57,8 @@ class Follower(Protocol):
 class Shelf(Protocol):
     """Room for what is kept of all streams."""
 
-    def hold(self, more_bytes: int) -> None:
-        """So many more (or fewer) are kept."""
-
-    @property
-    def is_full(self) -> bool: ...
+    def hold(self, more_bytes: int) -> bool:
+        """So many more (or fewer) are kept. True: that is too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +265,18 @@ class NumberedStream:
         return readable
 
     def _store(self, events: list[Event]) -> None:
+        cost = 0
         for event in events:
-            self._data.append(event.data)
+            data = event.data
+            self._data.append(data)
             self._names.append(event.type)
-        self._count(sum(map(_cost, events)))
-        if self._keeping is not None:
-            self._make_room()
+            cost += len(data) + FRAME_COST_BYTES
+        self._held_bytes += cost
+        keeping = self._keeping
+        if keeping is not None:
+            too_much = keeping.shelf.hold(cost)
+            if too_much or self._held_bytes > keeping.bytes or len(self._data) > keeping.frames:
+                self._make_room()
 
     def _make_room(self) -> None:
         """Let the oldest go, but not what the follower has yet to take: that is bounded by pausing."""
@@ -282,7 +285,7 @@ class NumberedStream:
             return
         still_wanted = self._still_wanted()
         while len(self._data) > still_wanted and (
-            len(self._data) > keeping.frames or self._held_bytes > keeping.bytes or keeping.shelf.is_full
+            len(self._data) > keeping.frames or self._held_bytes > keeping.bytes or keeping.shelf.hold(0)
         ):
             self._drop_oldest()
 

@@ -64,6 +64,7 @@ class StreamStore:
         self._alone: OrderedDict[KeptStream, float] = OrderedDict()
         self._ended: OrderedDict[KeptStream, float] = OrderedDict()
         self._held_bytes = 0
+        self._most_bytes = limits.all_bytes
 
     def keeping(self) -> Keeping:
         """How much of a stream is kept, for making one."""
@@ -110,15 +111,14 @@ class StreamStore:
 
     # ---- the shelf's side ----
 
-    @property
-    def is_full(self) -> bool:
-        return self._held_bytes > self.limits.all_bytes
-
-    def hold(self, more_bytes: int) -> None:
-        """So much more is kept. Where that is too much, those that ended go, the first one first."""
+    def hold(self, more_bytes: int) -> bool:
+        """So much more is kept; True where that is too much. Then those that ended go, the first one first."""
         self._held_bytes += more_bytes
-        while self.is_full and self._ended:
+        while self._held_bytes > self._most_bytes:
+            if not self._ended:
+                return True
             self._forget(next(iter(self._ended)))
+        return False
 
     def _forget(self, kept: KeptStream) -> None:
         del self._streams[kept.id], self._ended[kept]

@@ -39,15 +39,29 @@ class Listener(Protocol):
 
 class Stream:
     """One answer. `events` counts what was published, `error` is how it ended, if not well; `first_content_at` is the
-    source's time (its clock's seconds) when the model first said something."""
+    source's time (its clock's seconds) when the model first said something, `last_read_at` that of the upstream's last
+    bytes, once it is over; `batches` is how many publishings the events came in, one for a read."""
 
-    __slots__ = ("_full", "_listener", "_pending", "_source", "ended", "error", "events", "first_content_at")
+    __slots__ = (
+        "_full",
+        "_listener",
+        "_pending",
+        "_source",
+        "batches",
+        "ended",
+        "error",
+        "events",
+        "first_content_at",
+        "last_read_at",
+    )
 
     def __init__(self) -> None:
         self.events = 0
         self.ended = False
         self.error: GatewayError | None = None
+        self.batches = 0
         self.first_content_at: float | None = None
+        self.last_read_at: float | None = None
         self._source: Source | None = None
         self._listener: Listener | None = None
         self._pending: list[Event] = []
@@ -65,6 +79,7 @@ class Stream:
         """Pass on events that came together, in order. Until somebody listens they are kept: two batches at the most,
         then the source pauses."""
         self.events += len(events)
+        self.batches += 1
         if self._listener is None:
             if self._pending:
                 self._hold()

@@ -93,7 +93,8 @@ def _text_line(record: RequestRecord, now_wall: float) -> str:
 
 
 def _figures(record: RequestRecord) -> str:
-    """`queued 20 ms, ttft 132 ms, 4.1 s, 212 events, 48 kB, 3 attempts`: what is zero or usual is left out."""
+    """`queued 20 ms, ttft 132 ms, 4.1 s, 212 events, 31+208 tokens, 48 kB, 3 attempts`: what is zero, usual or unknown
+    is left out."""
     figures = []
     if record.queue_ms >= 1:
         figures.append(f"queued {_duration(record.queue_ms)}")
@@ -102,10 +103,18 @@ def _figures(record: RequestRecord) -> str:
     figures.append(_duration(record.duration_ms or 0.0))
     if record.events:
         figures.append(f"{record.events} events")
+    if record.tokens_in is not None or record.tokens_out is not None:
+        figures.append(_tokens(record))
     figures.append(_size(record.bytes_out))
     if record.attempts > 1:
         figures.append(f"{record.attempts} attempts")
     return ", ".join(figures)
+
+
+def _tokens(record: RequestRecord) -> str:
+    """`31+208 tokens`, read and written; `~` where estimated, `?` for the one that is not known."""
+    read, written = ("?" if count is None else count for count in (record.tokens_in, record.tokens_out))
+    return f"{'~' if record.tokens_estimated else ''}{read}+{written} tokens"
 
 
 def _duration(ms: float) -> str:

@@ -5,11 +5,12 @@ Times are passed in (`now`, seconds of one monotonic clock). Writing it out belo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
 from proxy.errors import ClientError, FirstTokenTimeout, GatewayError, UpstreamError, UpstreamIdle, UpstreamTruncated
+from proxy.telemetry.attempt import Attempt, Outcome
 
 Transport = Literal["http", "sse", "ws"]
 Dialect = Literal["bare", "mux", "responses", "realtime"]
@@ -32,6 +33,18 @@ class EndState(StrEnum):
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     DRAINED = "drained"  # cut off when the drain's time was over
     ERROR = "error"  # ours
+
+
+class Phase(StrEnum):
+    """How far a request has come: the metrics' `phase` of a client that leaves then."""
+
+    BODY = "body"  # its body is read
+    QUEUE = "queue"  # it waits to be admitted
+    CONNECT = "connect"  # a replica is connected to
+    HEADERS = "headers"  # the replica has the request, and has not answered
+    FIRST_EVENT = "first_event"  # the answer's head came; nothing has gone downstream
+    STREAM = "stream"  # events go downstream
+    RESPONSE = "response"  # an answer that is no event stream is received or given
 
 
 _END_STATES: Final = (
@@ -67,6 +80,8 @@ class RequestRecord:
 
     `path` is without the query (a query may carry a ticket); `key` is the key's name; `replica` its index in the route.
     `route` and `model` are configured names or `unknown`. `started` and every `now` are seconds of the same clock.
+    `is_session`: it tells of a whole WebSocket connection, whose requests have records of their own. `reads`: by how
+    many reads of the upstream's socket the `events` came, where that is known.
     """
 
     request_id: str
@@ -92,6 +107,26 @@ class RequestRecord:
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_estimated: bool = False
+    is_session: bool = False
+    phase: Phase = Phase.BODY
+    reads: int | None = None
+    last_event_ms: float | None = None
+    attempted: list[Attempt] = field(default_factory=list)
+    """What came of the attempts, in order. One that its client left unanswered came to nothing."""
+    _attempt_under_way: tuple[str, int] | None = None
+
+    def begin_attempt(self, route: str, replica: int) -> None:
+        """The request goes to this replica of this route."""
+        self.attempts += 1
+        self.replica = replica
+        self.phase = Phase.CONNECT
+        self._attempt_under_way = (route, replica)
+
+    def end_attempt(self, outcome: Outcome) -> None:
+        """What came of the attempt under way. Once only: later calls change nothing."""
+        if self._attempt_under_way is not None:
+            self.attempted.append(Attempt(*self._attempt_under_way, outcome))
+            self._attempt_under_way = None
 
     def add_queue_time(self, entered: float, now: float) -> None:
         """Waited in a queue from `entered` to `now`; several waits (another replica's queue) add up."""
@@ -101,6 +136,10 @@ class RequestRecord:
         """The first content went downstream. Only the first call counts."""
         if self.ttft_ms is None:
             self.ttft_ms = round((now - self.started) * 1000, 1)
+
+    def mark_last_event(self, now: float) -> None:
+        """The last event of the answer came."""
+        self.last_event_ms = round((now - self.started) * 1000, 1)
 
     def finish(self, end_state: EndState, now: float) -> bool:
         """Settle how it ended. True the first time: the caller then publishes the record. Later ends change nothing."""

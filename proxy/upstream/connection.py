@@ -125,8 +125,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: list[tuple[str, str]] = []
         self._head: AnswerHead | None = None
         self._head_end = b""
-        if self._parser is None or self._chunks is not None:  # llhttp is still where the chunks began
-            self._parser = httptools.HttpResponseParser(self)
         self._chunks = None
         self._between_chunks = False
         self._pieces.clear()
@@ -143,6 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         self._busy = True
         self._receiver = receiver
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         if self._gatherer is not None and (raw := self._transport.get_extra_info("socket")) is not None:
             self._awaited = raw.fileno()
             self._gatherer.await_first(self._awaited)
@@ -202,17 +202,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         """Any read: of a head, of a body in any framing, of nothing that was asked for."""
-        if not self._busy or self._parser is None:
+        if not self._busy:
             self.close()  # an idle server has nothing to say
             return
         read_bytes = len(data)
         try:
-            if self._in_head:
+            if self._in_head and self._parser is not None:
                 data = self._read_head(self._parser, data)
             if self._chunks is not None:
+                self._parser = None  # it would take the chunks for a body of its own
                 self._chunks.feed(data, self._pieces)
                 self._ended = self._chunks.ended
-            elif data:
+            elif data and self._parser is not None:
                 self._parser.feed_data(data)
             self._count_framing(read_bytes)
         except (ChunkingError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

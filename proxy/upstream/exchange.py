@@ -438,6 +438,7 @@ class Exchange:
             self._preamble_timer.cancel()
         if connection is not None:
             connection.deadlines.stop()
+            self._stream.last_read_at = self.last_read
             self._on_closed()
         return connection
 

@@ -20,7 +20,7 @@ def test_what_works_today_is_not_mentioned() -> None:
         server={
             "host": "localhost", "port": 1, "workers": 2, "allowed_hosts": ["a"], "max_body": 5, "max_event": 5,
             "drain": "1s",
-            "timeouts": {"headers": "1s"}, "websocket": {"ping": "1s"}, "trusted_proxies": ["::1"],
+            "timeouts": {"headers": "1s"}, "websocket": {"ping": "1s", "age": "1s", "streams": 1, "detach": "1s", "replay": "1s"}, "trusted_proxies": ["::1"],
             "tls": {"certificate": "a", "key": "b"},
         },
         admin={"listen": "127.0.0.1:1", "key": "k"},
@@ -43,7 +43,7 @@ def test_settings_that_ask_for_nothing_are_not_mentioned() -> None:
         "on_break": "error", "on_disconnect": "cancel", "strict": False, "replicas": [{"url": "demo://", "weight": 1}],
     }  # fmt: skip
     assert places(
-        server={"gather": "off", "websocket": {"age": "none"}},
+        server={"gather": "off"},
         auth={"keys": [{"name": "a", "key": "k", "limits": {"streams": "none"}}]},
         state="memory", discover=False, routes={"a": nothing}, defaults=nothing, tools={},
     ) == ()  # fmt: skip
@@ -66,10 +66,6 @@ def test_setting_of_a_route_is_told_where_it_is_given(setting: str, value: objec
 @pytest.mark.parametrize(
     ("settings", "place"),
     [
-        ({"server": {"websocket": {"age": "1h"}}}, "server.websocket.age"),
-        ({"server": {"websocket": {"streams": 1}}}, "server.websocket.streams"),
-        ({"server": {"websocket": {"detach": "1s"}}}, "server.websocket.detach"),
-        ({"server": {"websocket": {"replay": "1s"}}}, "server.websocket.replay"),
         ({"auth": {"keys": [{"name": "a", "key": "k", "limits": {"streams": 1}}]}}, "auth.keys[0].limits"),
         ({"state": "redis://host"}, "state"),
         ({"discover": True}, "discover"),

@@ -78,10 +78,21 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a key that is not base64url": ((offer("bearer.b64url.canary!"),), 400, "invalid_request"),
     "a key of other bytes": ((offer("bearer.b64url._w"),), 400, "invalid_request"),
     "an entry that is no token": ((offer("can ary", PLAIN),), 400, "invalid_request"),
-    "the dialect to come": ((offer("llm-mux.v1", PLAIN),), 426, "upgrade_required"),
+    "a wrong key for mux": ((offer("llm-mux.v1", "openai-insecure-api-key.canary"),), 401, "invalid_api_key"),
+    "a ticket that is none": ((offer("chat"),), 401, "invalid_api_key"),
     "a page of elsewhere": ((f"x-api-key: {KEY}", "Origin: https://evil.test"), 403, "origin_not_allowed"),
     "a page of nowhere": ((f"x-api-key: {KEY}", "Origin: null"), 403, "origin_not_allowed"),
 }
+
+
+async def test_a_dialect_goes_before_any_other_entry(tmp_path: Path) -> None:
+    async with served(KEYED, tmp_path) as gateway, raw_client(gateway.port) as client:
+        status, got, text = await head(client, offer("chat", PLAIN, "llm-mux.v1"))
+        client.leave()
+        record = await gateway.record()
+    assert (status, got["sec-websocket-protocol"]) == (101, "llm-mux.v1")
+    assert (record.key, record.transport, record.dialect) == ("web", "ws", "mux")
+    assert KEY not in text
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -90,7 +101,7 @@ async def test_a_handshake_that_fails_does_so_in_http_and_repeats_nothing(
 ) -> None:
     headers, status, code = REFUSED[case]
     async with served(KEYED, tmp_path) as gateway, raw_client(gateway.port) as client:
-        await client.send(get("/v1/ws", *UPGRADE, *headers))
+        await client.send(get("/v1/ws?ticket=canary" if "ticket" in case else "/v1/ws", *UPGRADE, *headers))
         answered = await client.answer("GET")
         record = await gateway.record()
     assert (answered.status, json.loads(answered.body)["error"]["code"]) == (status, code)

@@ -111,7 +111,7 @@ async def told(request: bytes, port: int) -> tuple[list[str], bytes]:
 
 def lasting(record: RequestRecord) -> dict[str, Any]:
     """What does not differ from one request to the next."""
-    changing = {"request_id", "started", "duration_ms", "ttft_ms"}
+    changing = {"request_id", "started", "duration_ms", "ttft_ms", "last_event_ms"}
     return {name: getattr(record, name) for name in record.__slots__ if name not in changing}
 
 

@@ -30,11 +30,8 @@ class Shelf:
         self.held_bytes = 0
         self._room_bytes = room_bytes
 
-    def hold(self, more_bytes: int) -> None:
+    def hold(self, more_bytes: int) -> bool:
         self.held_bytes += more_bytes
-
-    @property
-    def is_full(self) -> bool:
         return self.held_bytes > self._room_bytes
 
 

@@ -62,6 +62,14 @@ class Quitter(Reader):
         return full
 
 
+def test_events_and_the_batches_they_came_in_are_counted() -> None:
+    stream = Stream()
+    stream.publish(events("a", "b"))
+    stream.attach(Reader())
+    stream.publish(events("c"))
+    assert (stream.events, stream.batches) == (3, 2)
+
+
 def test_a_listener_gets_each_batch_as_it_comes() -> None:
     stream, reader = Stream(), Reader()
     source = Tap(stream)

@@ -114,7 +114,9 @@ class ScriptedUpstream:
 
 
 @asynccontextmanager
-async def scripted_upstream(script: Script) -> AsyncIterator[ScriptedUpstream]:
+async def scripted_upstream(
+    script: Script, address: tuple[str, int] = ("127.0.0.1", 0)
+) -> AsyncIterator[ScriptedUpstream]:
     """Serve with `script`, called once a connection; the connection is closed when it returns."""
     upstream = ScriptedUpstream()
     tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +134,7 @@ async def scripted_upstream(script: Script) -> AsyncIterator[ScriptedUpstream]:
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024, limit=1 << 20)
+    server = await asyncio.start_server(serve, *address, backlog=1024, limit=1 << 20)
     host, port = server.sockets[0].getsockname()[:2]
     upstream.url = f"http://{host}:{port}"
     try:

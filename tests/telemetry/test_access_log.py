@@ -80,8 +80,33 @@ def test_a_request_as_json_has_the_documented_members_in_order() -> None:
 
 def test_a_request_as_text_is_one_readable_line() -> None:
     assert line(streamed(), NOW, "text") == (
-        "12:03:44.120 POST /v1/chat/completions → chat[0] 200 completed ttft 132 ms, 4.1 s, 212 events, 48 kB  req_9f"
+        "12:03:44.120 POST /v1/chat/completions → chat[0] 200 completed "
+        "ttft 132 ms, 4.1 s, 212 events, 12+208 tokens, 48 kB  req_9f"
     )
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "estimated", "told"),
+    [
+        (31, 212, False, ", 31+212 tokens,"),
+        (31, 212, True, ", ~31+212 tokens,"),
+        (31, 0, False, ", 31+0 tokens,"),
+        (31, None, False, ", 31+? tokens,"),
+        (None, 212, False, ", ?+212 tokens,"),
+    ],
+)
+def test_text_tells_tokens_where_they_are_known(
+    read: int | None, written: int | None, estimated: bool, told: str
+) -> None:
+    record = streamed()
+    record.tokens_in, record.tokens_out, record.tokens_estimated = read, written, estimated
+    assert told in line(record, NOW, "text")
+
+
+def test_text_says_nothing_of_tokens_that_nobody_counted() -> None:
+    record = streamed()
+    record.tokens_in = record.tokens_out = None
+    assert "tokens" not in line(record, NOW, "text")
 
 
 def test_text_leaves_out_what_did_not_happen() -> None:

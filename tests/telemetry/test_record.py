@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy import errors
-from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+from proxy.telemetry.attempt import Attempt, Outcome
+from proxy.telemetry.record import EndState, Phase, RequestRecord, end_state_of
 
 
 def record(status: int | None = None) -> RequestRecord:
@@ -32,6 +33,53 @@ def test_only_the_first_token_is_the_first() -> None:
     request.mark_first_token(101.0)
     request.mark_first_token(102.0)
     assert request.ttft_ms == 1000.0
+
+
+def test_the_last_event_is_the_last() -> None:
+    request = record()
+    request.mark_last_event(101.0)
+    request.mark_last_event(102.25)
+    assert request.last_event_ms == 2250.0
+
+
+def test_attempts_come_to_something_one_after_the_other() -> None:
+    request = record()
+    request.begin_attempt("chat", 1)
+    assert (request.attempts, request.replica, request.phase, request.attempted) == (1, 1, Phase.CONNECT, [])
+    request.end_attempt(Outcome.RESET)
+    request.begin_attempt("spare", 0)
+    request.end_attempt(Outcome.OK)
+    assert (request.attempts, request.replica) == (2, 0)
+    assert request.attempted == [Attempt("chat", 1, Outcome.RESET), Attempt("spare", 0, Outcome.OK)]
+
+
+def test_an_attempt_comes_to_one_thing() -> None:
+    request = record()
+    request.end_attempt(Outcome.OK)
+    request.begin_attempt("chat", 0)
+    request.end_attempt(Outcome.TRUNCATED)
+    request.end_attempt(Outcome.OK)
+    assert request.attempted == [Attempt("chat", 0, Outcome.TRUNCATED)]
+
+
+def test_an_attempt_that_is_left_comes_to_nothing() -> None:
+    request = record()
+    request.begin_attempt("chat", 0)
+    request.finish(EndState.CLIENT_CLOSED, 101.0)
+    assert (request.attempts, request.attempted) == (1, [])
+
+
+def test_a_request_begins_with_its_body() -> None:
+    assert record().phase is Phase.BODY
+    assert [str(phase) for phase in Phase] == [
+        "body",
+        "queue",
+        "connect",
+        "headers",
+        "first_event",
+        "stream",
+        "response",
+    ]
 
 
 def test_a_record_is_finished_once() -> None:
@@ -85,7 +133,8 @@ def test_every_error_of_ours_has_an_end_that_is_no_success() -> None:
     while waiting:
         kind = waiting.pop()
         waiting.extend(kind.__subclasses__())
-        assert end_state_of(kind("x")) not in (EndState.COMPLETED, EndState.CLIENT_CLOSED)
+        unsaid = kind.__new__(kind)  # each has an __init__ of its own
+        assert end_state_of(unsaid) not in (EndState.COMPLETED, EndState.CLIENT_CLOSED)
 
 
 def test_a_429_of_ours_is_shed() -> None:

@@ -1,0 +1,232 @@
+"""The requests of mux clients that are under way, each from its start to its record, connected or not.
+
+What a client sees of one is its channel's; how long one goes on without a client, the store's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.downstream.http import SERVABLE_PATH
+from proxy.downstream.mux_channel import Channel
+from proxy.downstream.mux_opening import Opened, Opener
+from proxy.downstream.stages import Client
+from proxy.errors import GatewayError, InternalError, NotFound
+from proxy.streams.numbered import NumberedStream
+from proxy.streams.store import KeptStream, StreamStore, new_stream_id
+from proxy.telemetry.record import EndState, RequestRecord, end_state_of
+from proxy.wire.headers import new_request_id
+from proxy.wire.mux import Start
+from proxy.wire.mux_frames import Ending, accepted
+
+DETACHED = "detached"
+"""Why a request was cancelled whose client did not come back in time."""
+
+logger = logging.getLogger("penstock")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One `start`: what was asked, by whom, and the channel that waits for it. `say` sends a frame beside the stream's.
+
+    `refused`: why the session itself does not let it through.
+    """
+
+    start: Start
+    client: Client
+    channel: Channel
+    say: Callable[[bytes], None]
+    refused: GatewayError | None = None
+
+
+class Turns:
+    """Begins them, and ends those that wait in vain. `publish` gets each one's record.
+
+    The owner's duty: `close`.
+    """
+
+    def __init__(
+        self,
+        openers: Mapping[str, Opener],
+        store: StreamStore,
+        publish: Callable[[RequestRecord], None],
+    ) -> None:
+        self.store = store
+        self._openers = openers
+        self._publish = publish
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def begin(self, asked: Asked) -> None:
+        """Serve it, in a task of its own."""
+        turn = _Turn(asked, self)
+        task = self._loop.create_task(turn.run())
+        turn.task = task
+        asked.channel.cancel = turn.cancel
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def detach(self, kept: KeptStream) -> None:
+        """The client has gone; it may come back."""
+        self.store.detached(kept, self._loop.time())
+        self._watch_deadlines()
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- the turns' side ----
+
+    def keep(self, kept: KeptStream) -> None:
+        self.store.keep(kept)
+
+    def ended(self, kept: KeptStream) -> None:
+        self.store.ended(kept, self._loop.time())
+        self._watch_deadlines()
+
+    def publish(self, record: RequestRecord) -> None:
+        self._publish(record)
+
+    def opener(self, path: str) -> Opener:
+        """Raises NotFound for a path that is not served."""
+        if path in self._openers and path:
+            return self._openers[path]
+        if SERVABLE_PATH.fullmatch(path) is None:
+            raise NotFound("There is nothing at this path: give one that the gateway serves.", code="path_not_found")
+        return self._openers[""]
+
+    # ---- within ----
+
+    def _watch_deadlines(self) -> None:
+        deadline = self.store.next_deadline()
+        if deadline is None or (self._expiry is not None and self._expiry.when() <= deadline):
+            return
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        for kept in self.store.expire(self._loop.time()):
+            kept.cancel(DETACHED)
+        self._watch_deadlines()
+
+
+class _Turn:
+    """One request. It ends by its answer's end, or by `cancel`."""
+
+    def __init__(self, asked: Asked, turns: Turns) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._asked = asked
+        self._turns = turns
+        self._loop = asyncio.get_running_loop()
+        self._opened: Opened | None = None
+        self._numbered: NumberedStream | None = None
+        self._kept: KeptStream | None = None
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._record = RequestRecord(
+            new_request_id(), "GET", asked.start.path, self._loop.time(), transport="ws", dialect="mux"
+        )
+
+    async def run(self) -> None:
+        record, channel = self._record, self._asked.channel
+        record.key = self._asked.client.key.name if self._asked.client.key is not None else None
+        record.status = 200
+        try:
+            opened = await self._open()
+            if isinstance(opened, Ending):
+                channel.refuse(opened)
+            else:
+                self._opened = opened
+                self._follow(opened)
+                await self._over
+        except Exception as error:
+            named = error if isinstance(error, GatewayError) else InternalError("The gateway failed; its log says why.")
+            if named is not error:
+                logger.exception("request %s failed", record.request_id)
+            self._end(Ending.failed(named))
+            record.status = named.status
+            record.finish(end_state_of(named), self._loop.time())
+        finally:
+            self._close()
+            record.finish(EndState.CLIENT_CLOSED, self._loop.time())
+            record.bytes_out = channel.bytes_out
+            self._turns.publish(record)
+
+    def cancel(self, reason: str) -> None:
+        """Nobody wants it any more: stop it, wherever it is, and say so to who still listens."""
+        if self._numbered is not None and not self._numbered.live:
+            return
+        if self._opened is None and self.task is not None:
+            self.task.cancel()
+        self._close()
+        if self._numbered is not None:
+            self._numbered.forget_waiting()
+        self._end(Ending.cancelled(reason))
+
+    async def _open(self) -> Opened | Ending:
+        if self._asked.refused is not None:
+            raise self._asked.refused
+        start = self._asked.start
+        return await self._turns.opener(start.path).open(
+            bytes(start.body), start.path, self._asked.client, self._record
+        )
+
+    def _follow(self, opened: Opened) -> None:
+        """Give the answer its numbers, its channel, and, if that was asked for, its place in the store."""
+        start, channel, store = self._asked.start, self._asked.channel, self._turns.store
+        numbered = self._numbered = NumberedStream(
+            screen=opened.screen,
+            known=opened.known,
+            keeping=store.keeping() if start.resumable else None,
+            conclude=self._conclude,
+            on_malformed=opened.on_malformed,
+        )
+        stage_id = start.rid if opened.stage_id is None else opened.stage_id
+        if start.resumable:
+            kept = KeptStream(
+                new_stream_id(), self._record.key, numbered, opened.form, stage_id, start.path, self.cancel
+            )
+            self._kept = channel.kept = kept
+            self._turns.keep(kept)
+        id = self._kept.id if self._kept is not None else None
+        status = self._record.status or 200
+        self._asked.say(accepted(start.rid, id, self._record.model, status, self._record.request_id))
+        channel.follow(numbered, opened.form, stage_id)
+        numbered.listen(opened.stream)
+
+    def _conclude(self, error: GatewayError | None) -> Ending:
+        """The answer is over."""
+        assert self._opened is not None
+        ending = self._opened.conclude(error)
+        self._settle()
+        return ending
+
+    def _end(self, ending: Ending) -> None:
+        if self._numbered is None:
+            self._asked.channel.refuse(ending)
+        else:
+            self._numbered.finish(ending)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _close(self) -> None:
+        """Stop what runs upstream, and settle the record. Once."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+        if self._kept is not None and not self._kept.numbered.live:
+            kept, self._kept = self._kept, None
+            self._turns.ended(kept)
