@@ -9,6 +9,8 @@ import argparse
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy import __version__
@@ -35,12 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # a tenth of the start: what modules make stays; `serving` turns it on again
-    from proxy import serving, workers
+    with _lean_imports():
+        from proxy import serving, workers
 
     config = _configured(options)
     if (complaint := public_without_keys(config, config.server.host)) is not None:
         print(f"penstock: {complaint}", file=sys.stderr)
+        return BAD_USAGE
+    if _lacks_library(config):
         return BAD_USAGE
     level = options.log_level or os.environ.get("PENSTOCK_LOG_LEVEL", "info").lower()
     if level not in LOG_LEVELS:
@@ -50,13 +54,46 @@ def _serve(options: argparse.Namespace) -> int:
     return run(config, log_format=options.log_format, log_level=level)
 
 
+@contextmanager
+def _lean_imports() -> Iterator[None]:
+    """Import without two things that cost a fifth of the start: aiohttp reads the system's certificates, twice, for a
+    client that nothing here uses; and garbage is looked for among modules. `serving` turns that on again."""
+    gc.disable()
+    said = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    os.environ.update(dict.fromkeys(said, os.devnull))
+    try:
+        yield
+    finally:
+        for name, value in said.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _check(options: argparse.Namespace) -> int:
     from proxy.config.summary import summary
 
     path = _path(options)
     config = load(path, os.environ)
     print(*summary(config), sep="\n")
+    if _lacks_library(config):
+        return BAD_USAGE
     return _probe(config) if options.probe else DONE
+
+
+def _lacks_library(config: Config) -> bool:
+    """Whether routes have tools that nothing here can run; then says so."""
+    if not any(route.tools for route in config.routes.values()):
+        return False
+    from proxy.toolchain.servers import LibraryMissing, require_library
+
+    try:
+        require_library(config)
+    except LibraryMissing as error:
+        _complain(str(error))
+        return True
+    return False
 
 
 def _probe(config: Config) -> int:
