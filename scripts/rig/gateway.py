@@ -24,6 +24,7 @@ class Variant:
 VARIANTS = (
     Variant("gateway"),
     Variant("gateway-ws", websocket="/v1/ws"),
+    Variant("gateway-gather", server="gather: auto"),
 )
 
 
@@ -34,7 +35,7 @@ def gateways(arguments: str = "") -> list[Peer]:
             variant.name,
             _gateway_command(variant, shlex.split(arguments)),
             websocket=variant.websocket,
-            imports="proxy.__main__, proxy.serving",
+            imports="proxy.__main__; proxy.__main__.load_server()",
             distributions=("penstock",),
             started_in=CHECKOUT,
         )
