@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> Results:
 def _peers(named: str | None, gateway_arguments: str) -> list[Peer]:
     peers = all_peers(gateway_arguments)
     if named is None:
-        return [peer for peer in peers.values() if peer.is_installed]
+        return [peer for peer in peers.values() if peer.usual and peer.is_installed]
     chosen = _named(named.split(","), peers, "peer")
     missing = [peer.name for peer in chosen if not peer.is_installed]
     if missing:
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--install-peers", nargs="*", metavar="NAME", help=f"install these, or all: {', '.join(INSTALLABLE)}")
-    add("--peers", metavar="A,B", help=f"left out: those that are installed, of {', '.join(all_peers())}")
+    add("--peers", metavar="A,B", help=f"left out: the usual ones that are installed, of {', '.join(all_peers())}")
     add("--scenarios", metavar="A,B", help="left out: the usual ones; all: every one of them")
     add("--rounds", type=_count, metavar="N", help="left out: 3, or fewer where those would take over five minutes")
     add("--out", type=Path, metavar="DIR", help="where results.json, table.md and plot.svg go")

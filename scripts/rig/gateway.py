@@ -19,12 +19,13 @@ class Variant:
     name: str
     websocket: str | None = None
     server: str = ""
+    usual: bool = True
 
 
 VARIANTS = (
     Variant("gateway"),
     Variant("gateway-ws", websocket="/v1/ws"),
-    Variant("gateway-gather", server="gather: auto"),
+    Variant("gateway-gather", server="gather: auto", usual=False),
 )
 
 
@@ -37,6 +38,7 @@ def gateways(arguments: str = "") -> list[Peer]:
             websocket=variant.websocket,
             imports="proxy.__main__; proxy.__main__.load_server()",
             distributions=("penstock",),
+            usual=variant.usual,
             started_in=CHECKOUT,
         )
         for variant in VARIANTS

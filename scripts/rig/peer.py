@@ -55,6 +55,8 @@ class Peer:
     debian_packages: tuple[str, ...] = ()
     imports: str = ""
     distributions: tuple[str, ...] = ()
+    usual: bool = True
+    """Whether it runs when no peers are named."""
     started_in: Path | None = None
     """A folder of its own, but for the gateway, which is run from the checkout."""
 
