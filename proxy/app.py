@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import time
@@ -12,7 +13,9 @@ from aiohttp.typedefs import Middleware
 
 from proxy import __version__
 from proxy.access.keys import KeyEntry, Keyring
+from proxy.access.limits import KeyRules
 from proxy.access.origins import HostPolicy, OriginPolicy
+from proxy.admission import Admission
 from proxy.config.addresses import Address, is_loopback
 from proxy.config.model import Config
 from proxy.config.pending import pending
@@ -24,13 +27,17 @@ from proxy.downstream.edge import add_request_id, edge
 from proxy.downstream.gate import Gate
 from proxy.downstream.health import add_health
 from proxy.downstream.http import HttpApi
+from proxy.downstream.kept_streams import KeptStreams
 from proxy.downstream.lane import RelayLane
 from proxy.downstream.mux_opening import openers
 from proxy.downstream.mux_turns import Turns
 from proxy.downstream.pages import add_pages
+from proxy.downstream.resumable import StreamsApi
 from proxy.downstream.stages import Stages
 from proxy.downstream.stream_routes import StreamRoutes
 from proxy.downstream.tickets import TicketApi
+from proxy.downstream.tool_chats import ToolChats
+from proxy.downstream.tool_runs import ToolRuns
 from proxy.downstream.websocket import UPGRADABLE_PATHS, SessionLimits, WebSocketApi
 from proxy.loop_lag import LoopLag
 from proxy.relay import Relay
@@ -41,9 +48,14 @@ from proxy.telemetry.families import FAMILIES
 from proxy.telemetry.metrics import Figures
 from proxy.telemetry.record import EndState, RequestRecord
 from proxy.telemetry.request_metrics import Metrics
+from proxy.telemetry.routing_metrics import show_routes
+from proxy.toolchain.servers import ToolServers
+from proxy.upstream.dialler import Dialler
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.gather import gatherer
+from proxy.upstream.health import HealthChecks
 from proxy.upstream.pool import Pool
+from proxy.upstream.upgrade import SocketLimits
 
 Gather = Callable[[], Awaitable[Figures]]
 
@@ -67,7 +79,8 @@ class Gateway:
     """The whole program, less its command line. `publish` gets each request's record at its end. `gather` gives the
     figures of all processes that serve together, where this is one of several.
 
-    Made inside a running event loop. The owner's duty: `start`, then `drain` (or not), then `stop`.
+    Made inside a running event loop. Raises `LibraryMissing` where routes have tools that nothing here can run.
+    The owner's duty: `start`, then `drain` (or not), then `stop`.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Gateway:
         self._config = config
         self._publish = publish
         self._gather = gather
+        self._tool_servers = ToolServers.of(config)
         self._metrics = Metrics(__version__)
         self._lag = LoopLag()
         self._pool = Pool(gatherer(config.server.gather))
@@ -86,21 +100,29 @@ class Gateway:
         dispatch = Dispatch(
             self._pool, max_event_bytes=config.server.max_event_bytes, on_malformed=self._malformed.dropped
         )
-        self._relay = Relay(build_table(config), dispatch)
+        self._relay = Relay(build_table(config), dispatch, Admission(_key_rules(config)))
+        self._health = HealthChecks(self._pool)
         self._metrics.know({route.name: len(route.replicas) for route in self._relay.table.routes})
         self._gate = _gate(config)
-        self._stages = Stages(self._relay, config.server.max_event_bytes)
+        self._tool_runs = ToolRuns(self._relay, self._tool_servers, config.server.max_event_bytes)
+        self._tool_chats = ToolChats(self._tool_runs)
+        self._stages = Stages(self._relay, self._tool_runs, config.server.max_event_bytes)
         self._tickets = TicketApi(self._gate)
+        self._streams = KeptStreams(StreamStore(_store_limits(config)))
+        self._streams_api = StreamsApi(self._gate, self._streams, self._finished)
         self._turns = self._mux_turns()
         sockets = config.server.websocket
+        self._dialler = Dialler(SocketLimits(config.server.max_body_bytes, sockets.ping_s))
         self._websockets = WebSocketApi(
             self._relay,
+            self._tool_chats,
             self._stages,
             self._gate,
             self._tickets,
             SessionLimits(config.server.max_body_bytes, sockets.ping_s, sockets.age_s, sockets.streams),
             self._turns,
             self._finished,
+            self._dialler.dial,
         )
         self._runners: list[ClientRunner] = []
         self._main_site: web.TCPSite | None = None
@@ -113,6 +135,7 @@ class Gateway:
         if not shares_ports:
             say_pending(self._config)
         server, admin = self._config.server, self._config.admin
+        self._health.watch(self._relay.table.routes)
         tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
         runner = await self._main_runner()
         self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls, shares_ports)
@@ -136,22 +159,26 @@ class Gateway:
         """Close everything at once."""
         for runner in self._runners:
             await runner.cleanup()
+        self._streams.close()
         await self._turns.close()
+        await self._tool_runs.close()
+        await self._tool_servers.close()
+        await self._dialler.close()
+        await self._health.close()
         await self._pool.close()
         self._lag.stop()
 
     def figures(self) -> Figures:
         """What this process has measured, as of now."""
         self._metrics.show_in_flight(self._relay.in_flight())
+        show_routes(self._metrics, self._relay.table.routes, asyncio.get_running_loop().time())
         self._metrics.show_sessions(self._websockets.sessions())
         self._metrics.event_loop_lag.value = self._lag.worst_s()
         return self._metrics.figures()
 
     def _mux_turns(self) -> Turns:
-        config = self._config
-        store = StreamStore(StoreLimits(config.server.websocket.detach_s, config.server.websocket.replay_s))
-        reached = openers(self._relay, self._stages, config.server.max_body_bytes)
-        return Turns(reached, store, self._finished)
+        reached = openers(self._relay, self._stages, self._config.server.max_body_bytes)
+        return Turns(reached, self._streams, self._finished)
 
     async def _runner(self, app: web.Application, lane: RelayLane | None = None) -> ClientRunner:
         runner = ClientRunner(app, self._config.server.timeouts.headers_s, lane)
@@ -163,7 +190,7 @@ class Gateway:
         server = self._config.server
         outermost = edge(self._gate, UPGRADABLE_PATHS, self._finished)
         limits = BodyLimits(server.max_body_bytes, server.timeouts.body_s)
-        api = HttpApi(self._relay, self._gate, limits)
+        api = HttpApi(self._relay, self._tool_chats, self._gate, limits, self._streams_api)
         lane = RelayLane(outermost, api.relay, lambda: self._gate.origins)
         return await self._runner(self._main_app(outermost, api, StreamRoutes(self._stages, self._gate, limits)), lane)
 
@@ -174,6 +201,7 @@ class Gateway:
         add_pages(app.router)
         self._websockets.add_to(app.router)
         self._tickets.add_to(app.router)
+        self._streams_api.add_to(app.router)
         stream_routes.add_to(app.router)
         api.add_to(app.router)
         setup_cors(app, lambda: self._gate.origins)
@@ -228,6 +256,11 @@ async def _listen(
     return site
 
 
+def _store_limits(config: Config) -> StoreLimits:
+    sockets = config.server.websocket
+    return StoreLimits(sockets.detach_s, sockets.replay_s)
+
+
 def _gate(config: Config) -> Gate:
     server = config.server
     loopback = is_loopback(server.host)
@@ -237,6 +270,11 @@ def _gate(config: Config) -> Gate:
         keys=Keyring(KeyEntry.from_sha256(key.name, key.digest(), key.models) for key in config.auth_keys),
         trusted_proxies=server.trusted_proxies,
     )
+
+
+def _key_rules(config: Config) -> dict[str, KeyRules]:
+    limits = {key.name: key.limits for key in config.auth_keys}
+    return {name: KeyRules(its.requests_per_minute, its.tokens_per_minute, its.streams) for name, its in limits.items()}
 
 
 class _MalformedEvents:

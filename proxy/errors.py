@@ -21,7 +21,9 @@
     │   ├── FirstTokenTimeout   504     first_token_timeout
     │   ├── UpstreamIdle        504     upstream_idle
     │   └── UpstreamTimeout     504     upstream_timeout
-    ├── Unavailable             503     no_replica_available, draining; with retry_after_s
+    ├── TooManyRequests         429     rate_limit_exceeded, queue_full, too_many_streams; with retry_after_s
+    ├── Unavailable             503     no_replica_available, queue_timeout, draining, tools_unavailable
+    │   └── NoReplica                   none of a route's replicas may be asked now: no_replica_available
     └── InternalError           500     internal_error
 
 How an error is worded in a protocol (OpenAI's shape, Anthropic's, ...) belongs to `protocols`.
@@ -161,9 +163,19 @@ class UpstreamTimeout(UpstreamError):
     default_code = "upstream_timeout"
 
 
+class TooManyRequests(GatewayError):
+    status = 429
+    default_code = "rate_limit_exceeded"
+    default_type = "rate_limit_error"
+
+
 class Unavailable(GatewayError):
     status = 503
     default_code = "no_replica_available"
+
+
+class NoReplica(Unavailable):
+    pass
 
 
 class InternalError(GatewayError):

@@ -1,4 +1,4 @@
-"""The line every request takes, whatever it came over: request → route → exchange → stream.
+"""The line every request takes, whatever it came over: request → route → admission → exchange → stream.
 
 Both sides meet here and nowhere else: `downstream` asks for an answer, `upstream` gives one.
 """
@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from proxy.access.keys import Key
+from proxy.admission import Admission, OnQueued, Stay
 from proxy.errors import GatewayError, Unavailable
+from proxy.fallback import Asking, open_with_fallbacks
 from proxy.protocols import endpoints
 from proxy.protocols.failure import Failure
-from proxy.protocols.protocol import StreamProtocol, Watcher
+from proxy.protocols.protocol import Watcher
 from proxy.request import ProxyRequest
 from proxy.routing.table import Route, RoutingTable
 from proxy.streams.stream import Stream
@@ -23,7 +26,6 @@ from proxy.telemetry.attempt import Outcome, outcome_of
 from proxy.telemetry.record import EndState, Phase, RequestRecord, end_state_of
 from proxy.telemetry.usage import Usage, usage_of_answer, usage_of_stream
 from proxy.upstream.dispatch import Dispatch
-from proxy.upstream.exchange import Opening
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -47,17 +49,26 @@ class Answer:
     """An event or a body under status 200 said that the request failed; `body` is empty, `status` the failure's."""
     on_malformed: Callable[[], None]
     """To be told of each event that is dropped on the way to the client."""
+    stay: Stay | None = None
+    """What it holds of what is limited."""
+
+
+class UnderWay(Protocol):
+    """A request that is being served: a drain waits for its end, and ends it when it takes too long."""
+
+    def interrupt(self, error: GatewayError) -> None: ...
 
 
 class Relay:
     """Opens answers, and knows which are under way."""
 
-    def __init__(self, table: RoutingTable, dispatch: Dispatch) -> None:
+    def __init__(self, table: RoutingTable, dispatch: Dispatch, admission: Admission | None = None) -> None:
         self.table = table
+        self._admission = admission or Admission()
         self.draining = False
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        self._under_way: dict[Stream, str] = {}  # and their routes' names
+        self._under_way: dict[UnderWay, str] = {}  # and their routes' names
         self._all_done = asyncio.Event()
 
     def route(self, request: ProxyRequest, key: Key | None, record: RequestRecord) -> Route:
@@ -73,20 +84,85 @@ class Relay:
         route.require_ready()
         return route
 
-    async def open(self, request: ProxyRequest, route: Route, record: RequestRecord) -> Answer:
+    async def open(
+        self, request: ProxyRequest, route: Route, record: RequestRecord, on_queued: OnQueued | None = None
+    ) -> Answer:
         """The answer at its commit point. Raises `GatewayError`; cancelling closes the upstream connection.
 
         The caller's duty: `close` the answer when it has been given, or when nobody wants it any more.
         """
-        protocol: StreamProtocol = endpoints.for_path(request.path)
-        watcher = protocol.watcher(request.body)
+        stay = self.take_on(request, record)
         stream = Stream()
-        self._under_way[stream] = route.name
+        self.enter(stream, route)
         try:
-            opening: Opening = await self._dispatch.open(request, route, stream, watcher, record)
-        except BaseException:
-            self._leave(stream)
+            answer = await self._exchange(request, route, stream, record, stay, on_queued)
+        except BaseException as error:
+            left = isinstance(error, asyncio.CancelledError) and record.phase not in (Phase.QUEUE, Phase.CONNECT)
+            stay.end(None if left else 0)  # a client that left: a replica has read its prompt
+            self.leave(stream)
             raise
+        answer.stay = stay
+        return answer
+
+    def close(self, answer: Answer, record: RequestRecord) -> None:
+        """The answer is over, one way or the other: what still runs upstream is stopped, and the record is finished."""
+        left = answer.body is None and not answer.stream.ended
+        self.close_round(answer, record)
+        self.leave(answer.stream)
+        record.finish(EndState.CLIENT_CLOSED if left else _end_state(answer), self._loop.time())
+
+    # ---- requests of several exchanges ----
+
+    def take_on(self, request: ProxyRequest, record: RequestRecord) -> Stay:
+        """Its hold on what is limited; no place at a route yet. The caller's duty: `Stay.end`.
+
+        Raises `TooManyRequests`.
+        """
+        return self._admission.begin(request.body, record)
+
+    def enter(self, request: UnderWay, route: Route) -> None:
+        """`request` is under way, also while none of its exchanges is. The caller's duty: `leave`."""
+        self._under_way[request] = route.name
+
+    def leave(self, request: UnderWay) -> None:
+        self._under_way.pop(request, None)
+        if self.draining and not self._under_way:
+            self._all_done.set()
+
+    async def open_round(self, request: ProxyRequest, route: Route, record: RequestRecord, stay: Stay) -> Answer:
+        """As `open`, for one exchange of a request that has entered, and keeps its `stay` from the first to the last.
+        The caller's duty: `close_round`."""
+        return await self._exchange(request, route, Stream(), record, stay)
+
+    def close_round(self, answer: Answer, record: RequestRecord) -> None:
+        """As `close`; the record gets this exchange's figures, and goes on."""
+        stream = answer.stream
+        stream.cancel()
+        record.events = stream.events
+        if stream.first_content_at is not None:
+            record.mark_first_token(stream.first_content_at)
+        usage = record.tokens_in, record.tokens_out, record.tokens_estimated = _usage(answer)
+        if answer.stay is not None:
+            answer.stay.end((usage.tokens_in or 0) + (usage.tokens_out or 0))
+        record.end_attempt(_outcome(answer))
+        if answer.body is None and stream.last_read_at is not None:
+            record.reads = stream.batches
+            record.mark_last_event(stream.last_read_at)
+
+    async def _exchange(
+        self,
+        request: ProxyRequest,
+        route: Route,
+        stream: Stream,
+        record: RequestRecord,
+        stay: Stay,
+        on_queued: OnQueued | None = None,
+    ) -> Answer:
+        asking = Asking(request, self.table, stay, stream, record, on_queued)
+        opened = await open_with_fallbacks(asking, route, self._dispatch)
+        if opened.route is not route and stream in self._under_way:
+            self._under_way[stream] = opened.route.name
+        opening = opened.opening
         record.phase = Phase.STREAM if opening.events else Phase.RESPONSE
         return Answer(
             request,
@@ -95,26 +171,12 @@ class Relay:
             opening.body,
             opening.events,
             stream,
-            watcher,
+            opened.watcher,
             opening.failure,
-            partial(self._dispatch.on_malformed, route),
+            partial(self._dispatch.on_malformed, opened.route),
         )
 
-    def close(self, answer: Answer, record: RequestRecord) -> None:
-        """The answer is over, one way or the other: what still runs upstream is stopped, and the record is finished."""
-        stream = answer.stream
-        left = answer.body is None and not stream.ended
-        stream.cancel()
-        self._leave(stream)
-        record.events = stream.events
-        if stream.first_content_at is not None:
-            record.mark_first_token(stream.first_content_at)
-        record.tokens_in, record.tokens_out, record.tokens_estimated = _usage(answer)
-        record.end_attempt(_outcome(answer))
-        if answer.body is None and stream.last_read_at is not None:
-            record.reads = stream.batches
-            record.mark_last_event(stream.last_read_at)
-        record.finish(EndState.CLIENT_CLOSED if left else _end_state(answer), self._loop.time())
+    # ---- all of them ----
 
     def in_flight(self) -> Counter[str]:
         """How many answers are under way, by the route's name; none where nothing is."""
@@ -129,13 +191,8 @@ class Relay:
             async with asyncio.timeout(within_s):
                 await self._all_done.wait()
         except TimeoutError:
-            for stream in list(self._under_way):
-                stream.interrupt(draining())
-
-    def _leave(self, stream: Stream) -> None:
-        self._under_way.pop(stream, None)
-        if self.draining and not self._under_way:
-            self._all_done.set()
+            for request in list(self._under_way):
+                request.interrupt(draining())
 
 
 def draining() -> Unavailable:

@@ -59,9 +59,9 @@ async def test_a_port_in_use_is_told_with_the_setting_that_asks_for_it(setting: 
 
 
 async def test_what_does_nothing_yet_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with served(one_route("demo://", "fallbacks: [n]") + "  n: demo://\n", tmp_path):
+    async with served(one_route("demo://", "on_break: continue"), tmp_path):
         pass
-    assert "routes.m.fallbacks is accepted but does nothing yet" in caplog.messages
+    assert "routes.m.on_break is accepted but does nothing yet" in caplog.messages
 
 
 async def test_malformed_events_are_said_once_and_without_their_bytes(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import errors
-from proxy.errors import ClientError, GatewayError, StaleConnection, Unavailable, UpstreamError
+from proxy.errors import ClientError, GatewayError, NoReplica, StaleConnection, Unavailable, UpstreamError
 
 
 def kinds(kind: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
@@ -32,7 +32,7 @@ def test_every_error_has_the_status_and_the_code_its_tree_says(kind: type[Gatewa
         assert error.status == status
         assert error.code in [code.partition(";")[0].strip() for code in codes]
     else:
-        assert kind in (ClientError, UpstreamError, StaleConnection)
+        assert kind in (ClientError, UpstreamError, StaleConnection, NoReplica)
 
 
 def test_the_tree_names_every_error_that_has_a_status_of_its_own() -> None:
@@ -41,14 +41,16 @@ def test_the_tree_names_every_error_that_has_a_status_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", list(kinds()))
-def test_a_clients_fault_is_a_4xx_and_an_upstreams_a_502_or_504(kind: type[GatewayError]) -> None:
+def test_a_clients_fault_is_a_4xx_and_an_upstreams_a_502_or_504(
+    kind: type[GatewayError],
+) -> None:
     if issubclass(kind, ClientError):
         assert 400 <= kind.status < 500
     elif issubclass(kind, UpstreamError):
         assert kind.status in (502, 504)
         assert kind("x").type == "upstream_error"
     else:
-        assert kind.status in (500, 503)
+        assert kind.status in (429, 500, 503)
 
 
 def test_an_error_about_something_keeps_all_else() -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from proxy.access.keys import Key
 from proxy.config.loader import load
-from proxy.errors import Forbidden, GatewayError, InvalidRequest, ModelNotFound, Unavailable, UpstreamInvalid
+from proxy.errors import (
+    Forbidden,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    TooManyRequests,
+    Unavailable,
+    UpstreamInvalid,
+)
 from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import build_table
@@ -104,7 +112,8 @@ async def house(tmp_path: Path, routes: str) -> AsyncIterator[House]:
 
 @asynccontextmanager
 async def house_of(tmp_path: Path, script: Script, settings: str = "") -> AsyncIterator[House]:
-    """A house whose route `chat` has this one scripted replica."""
+    """A house whose route `chat` has this one scripted replica, which is asked once unless `settings` say more."""
+    settings = settings if "retry" in settings else settings + ", retry: {attempts: 1}"
     async with scripted_upstream(script) as upstream:
         routes = f'routes: {{chat: {{replicas: ["{upstream.url}"]{settings}}}}}'
         async with house(tmp_path, routes) as built:
@@ -557,3 +566,120 @@ async def test_a_whole_answer_that_is_given_while_the_drain_ends_is_complete(tmp
 async def test_the_error_of_a_failed_open_is_the_replicas_not_the_drains(tmp_path: Path) -> None:
     async with house_of(tmp_path, saying(b"garbage\r\n", end="end")) as there:
         assert type(await there.refused()) is UpstreamInvalid
+
+
+# ---- requests of several exchanges ----
+
+
+async def test_a_round_is_not_under_way_by_itself_and_does_not_finish_the_record(tmp_path: Path) -> None:
+    async with house_of(tmp_path, answering(WHOLE_ANSWER)) as there:
+        request, record = request_for("chat"), new_record()
+        stay = there.relay.take_on(request, record)
+        opened = await there.relay.open_round(request, there.relay.route(request, None, record), record, stay)
+        assert there.relay.in_flight() == {}
+        heard = Heard(opened.stream)
+        await heard.over.wait()
+        there.relay.close_round(opened, record)
+        there.nothing_is_left()
+    assert (record.end_state, record.events, record.tokens_in, record.attempts) == (None, 5, 3, 1)
+    assert record.attempted == [("chat", 0, Outcome.OK)]
+
+
+async def test_a_round_that_is_closed_early_is_stopped_upstream(tmp_path: Path) -> None:
+    async with house_of(tmp_path, saying(OK_EVENTS, chunk(content("a")), end="stall")) as there:
+        request, record = request_for("chat"), new_record()
+        stay = there.relay.take_on(request, record)
+        opened = await there.relay.open_round(request, there.relay.route(request, None, record), record, stay)
+        there.relay.close_round(opened, record)
+        there.nothing_is_left()
+
+
+async def test_what_has_entered_is_waited_for_and_ended_by_a_drain(tmp_path: Path) -> None:
+    class Request:
+        def __init__(self) -> None:
+            self.errors: list[GatewayError] = []
+
+        def interrupt(self, error: GatewayError) -> None:
+            self.errors.append(error)
+
+    async with house_of(tmp_path, answering(WHOLE_ANSWER)) as there:
+        left, stays = Request(), Request()
+        route = there.relay.table.routes[0]
+        for request in (left, stays):
+            there.relay.enter(request, route)
+        assert there.relay.in_flight() == {"chat": 2}
+        there.relay.leave(left)
+        drained = asyncio.create_task(there.relay.drain(0.02))
+        await asyncio.sleep(0)
+        assert not drained.done()
+        await drained
+    assert (left.errors, [error.code for error in stays.errors]) == ([], ["draining"])
+
+
+# ---- admission and fallbacks ----
+
+
+async def test_an_answer_holds_its_place_until_it_is_closed(tmp_path: Path) -> None:
+    script = saying(OK_EVENTS, chunk(content("a")), end="stall")
+    async with house_of(tmp_path, script, ", limits: {streams: 1, queue: 0}") as there:
+        opened, record = await there.open()
+        with pytest.raises(TooManyRequests) as raised:
+            await there.open()
+        assert end_state_of(raised.value) is EndState.SHED
+        there.relay.close(opened, record)
+        again, its_record = await there.open()
+        there.relay.close(again, its_record)
+        assert there.relay.table.find("chat", None).limiter.in_flight == 0
+
+
+@pytest.mark.parametrize("settings", ["", ", timeouts: {first_token: 20ms}"])
+async def test_a_request_that_fails_holds_no_place(settings: str, tmp_path: Path) -> None:
+    limits = ", limits: {streams: 1, queue: 0}"
+    async with house_of(tmp_path, saying(end="stall" if settings else "end"), limits + settings) as there:
+        await there.refused()
+        assert there.relay.table.find("chat", None).limiter.in_flight == 0
+
+
+async def test_who_waits_in_the_queue_is_under_way_and_told_of_a_drain(tmp_path: Path) -> None:
+    script = saying(OK_EVENTS, chunk(content("a")), end="stall")
+    async with house_of(tmp_path, script, ", limits: {streams: 1}") as there:
+        opened, record = await there.open()
+        waiting = asyncio.create_task(there.open())
+        await asyncio.sleep(0)
+        assert there.relay.in_flight() == {"chat": 2}
+        await there.relay.drain(0.02)
+        with pytest.raises(Unavailable) as raised:
+            await waiting
+        assert raised.value.code == "draining"
+        there.relay.close(opened, record)
+        there.nothing_is_left()
+
+
+async def test_who_waits_is_told_where_in_the_queue(tmp_path: Path) -> None:
+    script = saying(OK_EVENTS, chunk(content("a")), end="stall")
+    async with house_of(tmp_path, script, ", limits: {streams: 1}") as there:
+        opened, record = await there.open()
+        told: list[int] = []
+        request, later = request_for("chat"), new_record()
+        route = there.relay.route(request, None, later)
+        waiting = asyncio.create_task(there.relay.open(request, route, later, lambda place, _: told.append(place)))
+        await asyncio.sleep(0)
+        assert told == [1]
+        there.relay.close(opened, record)
+        there.relay.close(await waiting, later)
+
+
+async def test_an_answer_of_a_fallback_is_in_flight_and_recorded_there(tmp_path: Path) -> None:
+    async with scripted_upstream(saying(OK_EVENTS, chunk(content("a")), end="stall")) as upstream:
+        routes = f"""
+routes:
+  chat: {{replicas: ["http://127.0.0.1:9"], retry: {{attempts: 1}}, fallbacks: [small]}}
+  small: {upstream.url}
+"""
+        async with house(tmp_path, routes) as there:
+            opened, record = await there.open()
+            assert there.relay.in_flight() == {"small": 1}
+            assert (record.route, record.model, record.attempts) == ("small", "chat", 2)
+            there.relay.close(opened, record)
+            assert there.relay.in_flight() == {}
+            there.nothing_is_left()

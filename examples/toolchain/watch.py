@@ -2,6 +2,7 @@
 
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +51,15 @@ def show(kind: str, data: dict[str, Any]) -> None:
             print(f"\n--- {kind} {data.get('error', '')}")
 
 
+def main(prompt: str = PROMPT, gateway: str = GATEWAY) -> None:
+    try:
+        for kind, data in events(prompt, gateway):
+            show(kind, data)
+    except urllib.error.HTTPError as refusal:
+        sys.exit(f"{refusal.code}: {json.load(refusal)['detail']}")
+    except urllib.error.URLError as error:
+        sys.exit(f"{gateway}: {error.reason}; is the gateway running?")
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    for event in events(*(arguments + [PROMPT, GATEWAY][len(arguments) :])):
-        show(*event)
+    main(*sys.argv[1:])

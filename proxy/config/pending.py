@@ -13,38 +13,21 @@ from proxy.config.settings import Settings
 Row = tuple[str, Callable[[Any], bool]]
 
 
-def _always(value: object) -> bool:
-    return True
-
-
 def _given(value: object) -> bool:
     """Anything but none, off, false and what is empty."""
     return value not in (None, "off", False, (), {})
 
 
-def _over_one(value: int) -> bool:
-    return value > 1
-
-
 # By the kind of section: the file's key, and whether its value asks for something that is not there.
 _PENDING: dict[str, tuple[Row, ...]] = {
-    "Config": (("state", _given), ("tools", _given), ("discover", _given)),
-    "AuthKey": (("limits", lambda limits: any(value is not None for _, value in limits)),),
+    "Config": (("state", _given), ("discover", _given)),
     "Route": (
-        ("balance", lambda balance: balance.method != "round_robin"),
-        ("fallbacks", _given),
-        ("health", _given),
-        ("breaker", _given),
-        ("limits", _always),
-        ("retry", lambda retry: retry.attempts > 1),
         ("hedge", _given),
         ("on_break", lambda on_break: on_break != "error"),
         ("on_disconnect", _given),
-        ("tools", _given),
-        ("toolchain", _always),
         ("strict", _given),
     ),
-    "Replica": (("weight", _over_one), ("continues", lambda how: how != "replay"), ("responses", lambda has: not has)),
+    "Replica": (("continues", lambda how: how != "replay"), ("responses", lambda has: not has)),
 }
 
 

@@ -18,12 +18,13 @@ class Balance(NamedTuple):
     """How a replica is chosen; `by` (and `header`) say what keeps to its replica under `sticky`."""
 
     method: Method = "least_busy"
-    by: Literal["key", "user", "header"] = "key"
+    by: Literal["session", "key", "user", "header"] = "session"
     header: str | None = None
 
 
 def parse_balance(value: object) -> Balance:
-    """A method's name, or `{sticky: key}`, `{sticky: user}`, `{sticky: {header: X-Session}}`; `sticky` is by key."""
+    """A method's name, or `{sticky: key}`, `{sticky: user}`, `{sticky: {header: X-Session}}`; `sticky` alone is by
+    session: what the client calls one, else its user, else its key."""
     match value:
         case "least_busy" | "round_robin" | "random" | "sticky" | "prefix":
             return Balance(value)
@@ -125,7 +126,7 @@ def parse_path(value: object) -> str:
 
 
 def _show_balance(balance: Balance) -> object:
-    if balance.method != "sticky":
+    if balance.method != "sticky" or balance.by == "session":
         return balance.method
     return {"sticky": {"header": balance.header} if balance.by == "header" else balance.by}
 

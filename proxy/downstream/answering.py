@@ -33,7 +33,7 @@ def error_response(error: GatewayError, path: str, record: RequestRecord) -> web
         status=error.status,
         body=endpoints.for_path(path).error_body(error, record.request_id),
         content_type="application/json",
-        headers=dict(_names(record, "gateway")),
+        headers=dict(names(record, "gateway")),
     )
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(ceil(error.retry_after_s))
@@ -52,7 +52,7 @@ def whole_answer(answer: Answer, path: str, record: RequestRecord) -> tuple[list
         body = endpoints.for_path(path).failure_body(answer.failure, record.request_id)
     elif body and not _says_type(headers):
         headers.append(UNKNOWN_BODY)
-    return headers + _names(record, "upstream"), body
+    return headers + names(record, "upstream"), body
 
 
 def stream_headers(answer: Answer | None, record: RequestRecord) -> list[Header]:
@@ -65,7 +65,7 @@ def stream_headers(answer: Answer | None, record: RequestRecord) -> list[Header]
         headers = _with(headers, *STREAM_HEADERS)
     elif not _says_type(headers):
         headers.append(UNKNOWN_BODY)
-    return headers + _names(record, "upstream")
+    return headers + names(record, "upstream")
 
 
 def _says_type(headers: list[Header]) -> bool:
@@ -78,7 +78,7 @@ def _with(headers: list[Header], *ours: Header) -> list[Header]:
     return [header for header in headers if header[0].lower() not in replaced] + [*ours]
 
 
-def _names(record: RequestRecord, source: str) -> list[Header]:
+def names(record: RequestRecord, source: str) -> list[Header]:
     """Who says this: the gateway or an upstream, by which route and replica, after how many attempts."""
     names = [("x-request-id", record.request_id), ("x-penstock-source", source)]
     if record.route != UNKNOWN:

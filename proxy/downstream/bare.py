@@ -14,6 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from proxy.access.keys import Key
 from proxy.downstream.frame_outlet import FrameOutlet, Socket
 from proxy.downstream.gate import raw_headers
+from proxy.downstream.tool_chats import ToolChats, leaves_tools_to_us
 from proxy.downstream.whole import Whole
 from proxy.errors import GatewayError, InternalError, RequestInProgress
 from proxy.protocols.failure import answer_error
@@ -42,6 +43,7 @@ class BareSession:
         key: Key | None,
         forwarded: Sequence[tuple[str, str]],
         relay: Relay,
+        tool_chats: ToolChats,
         publish: Callable[[RequestRecord], None],
     ) -> None:
         self._socket = socket
@@ -52,6 +54,7 @@ class BareSession:
         self._key = key
         self._forwarded = forwarded
         self._relay = relay
+        self._tool_chats = tool_chats
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
@@ -138,14 +141,15 @@ class BareSession:
             body = RequestBody.parse(body.replaced({"stream": True}))
         request = ProxyRequest(self._path, "", self._headers, self._forwarded, body, record.request_id)
         route = self._relay.route(request, self._key, record)
+        answers = self._tool_chats if leaves_tools_to_us(request) else self._relay
         self._outlet.break_silence(route.keepalive_s, self._ping)
         try:
-            answer = await self._relay.open(request, route, record)
+            answer = await answers.open(request, route, record)
             record.status = answer.status
             try:
                 await self._give(answer, record)
             finally:
-                self._relay.close(answer, record)
+                answers.close(answer, record)
         finally:
             self._outlet.break_silence(None, self._ping)
 

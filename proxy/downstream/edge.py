@@ -49,13 +49,14 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             if record.status is None:
                 record.status = response.status
                 record.bytes_out = _body_bytes(response)
-            if record.end_state is None:
+            if record.end_state is None and not record.goes_on:
                 record.finish(end_state_of(response.status), now())
         except ConnectionError:  # the client's: an upstream's has got a name of ours where it arose
             record.finish(EndState.CLIENT_CLOSED, now())
             response = web.Response(status=CLIENT_LEFT)  # for nobody
         except asyncio.CancelledError:
-            record.finish(EndState.CLIENT_CLOSED, now())
+            if not record.goes_on:
+                record.finish(EndState.CLIENT_CLOSED, now())
             raise
         except Exception as error:
             named = _named(error)
@@ -70,7 +71,7 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
             if request.writer.output_size > 0:  # the answer has begun: only the connection's end can tell the client
                 request.protocol.force_close()
         finally:
-            if request.path not in UNLOGGED:
+            if request.path not in UNLOGGED and not record.goes_on:
                 publish(record)
         return response
 

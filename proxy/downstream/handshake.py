@@ -26,10 +26,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the client offered: the subprotocol to select (None: none was offered), and a key, if one came this way."""
+    """What the client offered: the subprotocol to select (None: none was offered), a key, if one came this way, and
+    all that are no key."""
 
     selected: str | None
     credential: str | None = field(repr=False)
+    others: tuple[str, ...] = ()
 
     @property
     def is_mux(self) -> bool:
@@ -50,7 +52,7 @@ def read_offer(request: web.Request) -> Offer:
         elif credential is None:
             credential = key
     selected = MUX if MUX in others else others[0] if others else None
-    return Offer(selected, client_credential(raw_headers(request)) or credential)
+    return Offer(selected, client_credential(raw_headers(request)) or credential, tuple(others))
 
 
 def without_credentials(request: web.Request, offer: Offer) -> web.Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +19,9 @@ from proxy.downstream.cors import cors_headers
 from proxy.downstream.early_head import EarlyHead
 from proxy.downstream.edge import RECORD
 from proxy.downstream.gate import Gate, Visitor
+from proxy.downstream.resumable import ResumableRequest, StreamsApi
 from proxy.downstream.streamed import StreamedAnswer
+from proxy.downstream.tool_chats import ToolChats, leaves_tools_to_us
 from proxy.downstream.written import WrittenResponse
 from proxy.errors import GatewayError, ModelNotFound, NotFound, UpstreamError
 from proxy.protocols import endpoints
@@ -27,6 +30,7 @@ from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import Route
 from proxy.telemetry.record import RequestRecord, end_state_of
+from proxy.wire.headers import Header
 
 SERVABLE_PATH = re.compile(r"/v1(/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+")
 """What may become a request target upstream: plain segments, none of which is `.` or `..`."""
@@ -35,10 +39,14 @@ SERVABLE_PATH = re.compile(r"/v1(/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+")
 class HttpApi:
     """The handlers of `/v1`."""
 
-    def __init__(self, relay: Relay, gate: Gate, limits: BodyLimits) -> None:
+    def __init__(
+        self, relay: Relay, tool_chats: ToolChats, gate: Gate, limits: BodyLimits, streams: StreamsApi
+    ) -> None:
         self._relay = relay
+        self._tool_chats = tool_chats
         self._gate = gate
         self._limits = limits
+        self._streams = streams
         self._started = int(time.time())
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -54,14 +62,16 @@ class HttpApi:
             record.key = visitor.key.name
         proxied = await self._read(request, visitor, record)
         route = self._relay.route(proxied, visitor.key, record)
-        turn = _Turn(request, proxied, route, record, self._gate.origins)
+        answers = self._tool_chats if leaves_tools_to_us(proxied) else self._relay
+        resumable = self._streams.asked_for(request) if proxied.body.stream else None
+        turn = _Turn(request, proxied, route, record, self._gate.origins, answers, resumable)
         if proxied.body.stream and route.keepalive_s is not None:
             return await self._relay_after_silence(turn, route.keepalive_s)
-        return await self._give(turn, await self._relay.open(proxied, route, record), None)
+        return await self._give(turn, await answers.open(proxied, route, record), None)
 
     async def _relay_after_silence(self, turn: _Turn, keepalive_s: float) -> web.StreamResponse:
         """The same; the head goes out when the upstream has said nothing for `keepalive_s` seconds."""
-        opening = self._relay.open(turn.proxied, turn.route, turn.record)
+        opening = turn.answers.open(turn.proxied, turn.route, turn.record)
         begun, answer = await EarlyHead(turn.streamed, keepalive_s).cover(opening)
         if isinstance(answer, GatewayError):
             assert begun is not None
@@ -72,7 +82,10 @@ class HttpApi:
         try:
             return await turn.give(answer, begun)
         finally:
-            self._relay.close(answer, turn.record)
+            if turn.resumable is not None and turn.resumable.is_kept:
+                turn.resumable.leave()
+            else:
+                turn.answers.close(answer, turn.record)
 
     async def models(self, request: web.Request) -> web.Response:
         """The routes and aliases this key may use: OpenAI's shape, or Anthropic's for its clients."""
@@ -123,13 +136,15 @@ class HttpApi:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One request's way back to its client."""
+    """One request's way back to its client; `answers` opens and closes its answer."""
 
     request: web.Request
     proxied: ProxyRequest
     route: Route
     record: RequestRecord
     origins: OriginPolicy
+    answers: Relay | ToolChats
+    resumable: ResumableRequest | None
 
     def streamed(self, answer: Answer | None) -> StreamedAnswer:
         """The response an answer flows through; without one, an event stream begun before anything is known."""
@@ -139,7 +154,7 @@ class _Turn:
         return StreamedAnswer(
             self.request,
             200 if answer is None else answer.status,
-            [*stream_headers(answer, self.record), *cors_headers(self.origins, self.request)],
+            stream_headers(answer, self.record) + self._more_headers(events),
             keepalive=endpoints.for_path(self.proxied.path).keepalive,
             keepalive_s=self.route.keepalive_s if events else None,
         )
@@ -160,11 +175,21 @@ class _Turn:
         try:
             if begun is None:
                 streamed.begin()
-            streamed.follow(answer.stream, answer.watcher.terminal_error if answer.events else _cut)
+            if self.resumable is not None and answer.events:
+                streamed.follow(self.resumable.keep(answer, self._close_with(answer)).stream, _cut)
+            else:
+                streamed.follow(answer.stream, answer.watcher.terminal_error if answer.events else _cut)
             await streamed.finished
         finally:
             self.record.bytes_out = streamed.close()
         return streamed.response
+
+    def _more_headers(self, events: bool) -> list[Header]:
+        named = [self.resumable.header] if self.resumable is not None and events else []
+        return [*named, *cors_headers(self.origins, self.request)]
+
+    def _close_with(self, answer: Answer) -> Callable[[], None]:
+        return lambda: self.answers.close(answer, self.record)
 
     def fail(self, begun: StreamedAnswer, error: GatewayError) -> web.StreamResponse:
         """The head went out before anything was known: the error is the stream's only event."""

@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
@@ -43,6 +44,8 @@ from proxy.wire.mux import (
 
 INIT_WITHIN_S: Final = 10.0
 STRIKES: Final = 3
+LAST_WORDS_S: Final = 0.5
+"""How long a slow client may still read what ran, when the gateway goes away."""
 RECONNECT_MS: Final = (500, 2500)
 """Clients that are sent away come back at different times."""
 
@@ -115,6 +118,9 @@ class MuxSession:
                     await self._hear(message.data)
                 elif message.type is WSMsgType.BINARY:
                     await self._close(WSCloseCode.UNSUPPORTED_DATA, "binary")
+        except Exception:  # the edge logs it
+            await self._close(WSCloseCode.INTERNAL_ERROR, "internal_error")
+            raise
         finally:
             self._leave_channels()
             self._outlet.close()
@@ -129,7 +135,9 @@ class MuxSession:
 
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
-        await self._idle.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._idle.wait()
         await self._close(WSCloseCode.GOING_AWAY, "draining")
 
     # ---- what the client says ----
@@ -196,15 +204,15 @@ class MuxSession:
 
     def _say_ready(self, features: Sequence[str]) -> None:
         self._ready = True
-        limits, store = self._limits, self._turns.store.limits
+        limits, store = self._limits, self._turns.streams.store.limits
         told = {
             "streams": limits.streams,
             "message_bytes": limits.message_bytes,
-            "age_s": limits.age_s,
-            "detach_s": store.detach_s,
-            "replay_s": store.replay_s,
+            "age_s": _plain(limits.age_s),
+            "detach_s": _plain(store.detach_s),
+            "replay_s": _plain(store.replay_s),
         }
-        self._outlet.say(mux_frames.ready("c_" + secrets.token_hex(8), features, limits.ping_s, told))
+        self._outlet.say(mux_frames.ready("c_" + secrets.token_hex(8), features, _plain(limits.ping_s), told))
 
     def _start(self, start: Start) -> None:
         if self._is_in_use(start.rid):
@@ -213,9 +221,7 @@ class MuxSession:
         if self._old:
             refused = Draining("This connection is too old for more: open another.", code="draining", retry_after_s=1)
         elif len(self._channels) >= self._limits.streams:
-            refused = TooManyStreams(
-                f"{self._limits.streams} streams run on this connection: end one, or wait for one."
-            )
+            refused = self._too_many()
         channel = self._open_channel(start.rid, start.window)
         self._turns.begin(Asked(start, self._client, channel, self._outlet.say, refused))
 
@@ -224,7 +230,7 @@ class MuxSession:
         if self._is_in_use(rid):
             return
         try:
-            kept = self._turns.store.find(resuming.stream, self._client.key.name if self._client.key else None)
+            kept = self._turns.streams.store.find(resuming.stream, self._client.key.name if self._client.key else None)
             numbered = kept.numbered
             numbered.require(after)
             if len(self._channels) >= self._limits.streams:
@@ -234,7 +240,7 @@ class MuxSession:
             self._outlet.say(mux_frames.refusal(error, rid=rid, oldest=oldest))
             return
         self._outlet.say(mux_frames.resumed(rid, kept.id, first=after + 1, head=numbered.head, live=numbered.live))
-        self._turns.store.attached(kept)
+        self._turns.streams.store.attached(kept)
         if numbered.live or after < numbered.head:
             channel = self._open_channel(rid, resuming.window)
             channel.kept, channel.cancel = kept, kept.cancel
@@ -278,7 +284,7 @@ class MuxSession:
             kept = channel.kept
             channel.leave()
             if kept is not None and kept.numbered.live:
-                self._turns.detach(kept)
+                self._turns.streams.detach(kept)
             elif kept is None:
                 channel.cancel("client")
 
@@ -323,3 +329,8 @@ class MuxSession:
 
 def _unknown_key() -> Unauthorized:
     return Unauthorized('Give a valid API key: {"type":"init","v":1,"auth":{"bearer":"<key>"}}.')
+
+
+def _plain(seconds: float | None) -> float | None:
+    """Whole seconds without a fraction, as people write them."""
+    return int(seconds) if seconds is not None and seconds == int(seconds) else seconds

@@ -15,7 +15,7 @@ from proxy.downstream.stages import STREAM_PATHS, Client, OpenStage, StageRefuse
 from proxy.downstream.whole import Whole
 from proxy.errors import GatewayError, UpstreamError
 from proxy.protocols import endpoints
-from proxy.protocols.event_data import decoded, event_type
+from proxy.protocols.event_data import compact, decoded, event_type
 from proxy.protocols.failure import answer_error
 from proxy.protocols.protocol import Watcher
 from proxy.relay import Answer, Headers, Relay
@@ -26,7 +26,7 @@ from proxy.telemetry.record import RequestRecord, end_state_of
 from proxy.telemetry.usage import usage_of_answer
 from proxy.wire.bare import unexplained
 from proxy.wire.mux_frames import STAGE_MEMBERS, Ending, Form
-from proxy.wire.sse import Event
+from proxy.wire.sse import Event, encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class RelayOpener:
         try:
             refusal = _refusal(answer)
             if refusal is None:
-                return self._events(answer, close) if answer.events else await self._whole(answer, record, close)
+                return opened_events(answer, close) if answer.events else await self._whole(answer, record, close)
         except BaseException as error:
             if isinstance(error, GatewayError) and answer.stream.error is None:
                 record.finish(end_state_of(error), asyncio.get_running_loop().time())
@@ -82,26 +82,6 @@ class RelayOpener:
             raise
         close()
         return refusal
-
-    def _events(self, answer: Answer, close: Callable[[], None]) -> Opened:
-        protocol = endpoints.for_path(answer.request.path)
-        watcher = answer.watcher
-        known = protocol.name != "unknown"
-        chunks = protocol.name == "openai"
-
-        def conclude(error: GatewayError | None) -> Ending:
-            return _ending(watcher, error, protocol.name)
-
-        return Opened(
-            answer.stream,
-            Form.CHUNKS if chunks else Form.EVENTS,
-            None,
-            known,
-            _without_failures(watcher) if chunks else _named if known else _as_they_are,
-            answer.on_malformed,
-            conclude,
-            close,
-        )
 
     async def _whole(self, answer: Answer, record: RequestRecord, close: Callable[[], None]) -> Opened:
         """The answer in one piece, as the one event of a stream that has ended."""
@@ -128,6 +108,24 @@ class RelayOpener:
             lambda error: Ending.done(_told_usage(usage.tokens_in, usage.tokens_out, protocol.name)),
             close,
         )
+
+
+def opened_events(answer: Answer, close: Callable[[], None]) -> Opened:
+    """An answer of events; `close` is how to let go of it."""
+    protocol = endpoints.for_path(answer.request.path)
+    watcher = answer.watcher
+    known = protocol.name != "unknown"
+    chunks = protocol.name == "openai"
+    return Opened(
+        answer.stream,
+        Form.CHUNKS if chunks else Form.EVENTS,
+        None,
+        known,
+        _without_failures(watcher) if chunks else _named if known else _as_they_are,
+        answer.on_malformed,
+        lambda error: _ending(watcher, error, protocol.name),
+        close,
+    )
 
 
 class StageOpener:
@@ -194,9 +192,11 @@ def _retry_after_s(headers: Headers) -> float | None:
 
 def _ending(watcher: Watcher, error: GatewayError | None, protocol: str) -> Ending:
     if error is not None:
-        return Ending.failed(error)
+        return Ending.failed(error, watcher.terminal_error(error) or None)
     if watcher.failure is not None:
-        return Ending.refused(watcher.failure.error, watcher.failure.status or UpstreamError.status)
+        error_object = watcher.failure.error
+        told = encode(compact({"error": error_object})) if protocol == "openai" else b""
+        return Ending.refused(error_object, watcher.failure.status or UpstreamError.status, event=told)
     return Ending.done(_told_usage(watcher.tokens_in, watcher.tokens_out, protocol))
 
 

@@ -11,19 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proxy.downstream.http import SERVABLE_PATH
+from proxy.downstream.kept_streams import KeptStreams
 from proxy.downstream.mux_channel import Channel
 from proxy.downstream.mux_opening import Opened, Opener
 from proxy.downstream.stages import Client
 from proxy.errors import GatewayError, InternalError, NotFound
 from proxy.streams.numbered import NumberedStream
-from proxy.streams.store import KeptStream, StreamStore, new_stream_id
+from proxy.streams.store import KeptStream, new_stream_id
 from proxy.telemetry.record import EndState, RequestRecord, end_state_of
 from proxy.wire.headers import new_request_id
 from proxy.wire.mux import Start
 from proxy.wire.mux_frames import Ending, accepted
-
-DETACHED = "detached"
-"""Why a request was cancelled whose client did not come back in time."""
 
 logger = logging.getLogger("penstock")
 
@@ -43,7 +41,8 @@ class Asked:
 
 
 class Turns:
-    """Begins them, and ends those that wait in vain. `publish` gets each one's record.
+    """Begins them, and ends those that still run. `streams` keeps those that can be resumed; `publish` gets each
+    one's record.
 
     The owner's duty: `close`.
     """
@@ -51,15 +50,14 @@ class Turns:
     def __init__(
         self,
         openers: Mapping[str, Opener],
-        store: StreamStore,
+        streams: KeptStreams,
         publish: Callable[[RequestRecord], None],
     ) -> None:
-        self.store = store
+        self.streams = streams
         self._openers = openers
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._expiry: asyncio.TimerHandle | None = None
 
     def begin(self, asked: Asked) -> None:
         """Serve it, in a task of its own."""
@@ -70,28 +68,14 @@ class Turns:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def detach(self, kept: KeptStream) -> None:
-        """The client has gone; it may come back."""
-        self.store.detached(kept, self._loop.time())
-        self._watch_deadlines()
-
     async def close(self) -> None:
         """Cancel what still runs."""
-        if self._expiry is not None:
-            self._expiry.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # ---- the turns' side ----
-
-    def keep(self, kept: KeptStream) -> None:
-        self.store.keep(kept)
-
-    def ended(self, kept: KeptStream) -> None:
-        self.store.ended(kept, self._loop.time())
-        self._watch_deadlines()
 
     def publish(self, record: RequestRecord) -> None:
         self._publish(record)
@@ -103,22 +87,6 @@ class Turns:
         if SERVABLE_PATH.fullmatch(path) is None:
             raise NotFound("There is nothing at this path: give one that the gateway serves.", code="path_not_found")
         return self._openers[""]
-
-    # ---- within ----
-
-    def _watch_deadlines(self) -> None:
-        deadline = self.store.next_deadline()
-        if deadline is None or (self._expiry is not None and self._expiry.when() <= deadline):
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = self._loop.call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        for kept in self.store.expire(self._loop.time()):
-            kept.cancel(DETACHED)
-        self._watch_deadlines()
 
 
 class _Turn:
@@ -183,7 +151,7 @@ class _Turn:
 
     def _follow(self, opened: Opened) -> None:
         """Give the answer its numbers, its channel, and, if that was asked for, its place in the store."""
-        start, channel, store = self._asked.start, self._asked.channel, self._turns.store
+        start, channel, store = self._asked.start, self._asked.channel, self._turns.streams.store
         numbered = self._numbered = NumberedStream(
             screen=opened.screen,
             known=opened.known,
@@ -197,7 +165,7 @@ class _Turn:
                 new_stream_id(), self._record.key, numbered, opened.form, stage_id, start.path, self.cancel
             )
             self._kept = channel.kept = kept
-            self._turns.keep(kept)
+            store.keep(kept)
         id = self._kept.id if self._kept is not None else None
         status = self._record.status or 200
         self._asked.say(accepted(start.rid, id, self._record.model, status, self._record.request_id))
@@ -229,4 +197,9 @@ class _Turn:
             opened.close()
         if self._kept is not None and not self._kept.numbered.live:
             kept, self._kept = self._kept, None
-            self._turns.ended(kept)
+            kept.cancel = _over
+            self._turns.streams.ended(kept)
+
+
+def _over(reason: str) -> None:
+    """There is nothing left to cancel."""

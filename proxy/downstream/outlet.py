@@ -14,7 +14,6 @@ from aiohttp import web
 from proxy.downstream.connection import ClientConnection
 from proxy.streams.stream import Stream
 
-
 LARGE_BYTES = 256 * 1024
 """From here on it costs less to write in pieces than to copy them into one."""
 

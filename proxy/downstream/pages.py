@@ -1,4 +1,4 @@
-"""The pages a browser opens: the playground at `/` and its files under `/playground/`.
+"""The pages a browser opens: the playground at `/` and its files under `/playground/`; the client at `/client.js`.
 
 Files are read from the package once, at start; every served path is an entry of the router made from a file's own
 name, so no request can name any other file. What the pages call (`/v1/models`, `/v1/ws`) belongs to other rooms.
@@ -23,6 +23,7 @@ CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".ts": "text/plain; charset=utf-8",
 }
 
 # Everything from here, nothing inline, and no way to turn text into markup (trusted types): an answer that found a way
@@ -50,6 +51,9 @@ PAGE_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+CLIENT_FILES: Final = ("client.js", "client.d.ts")
+"""Served at the root, for any page: those of other origins import it as CORS lets them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Page:
 def read_pages(folder: Traversable) -> Iterator[tuple[str, Page]]:
     """Path and page of each file directly in `folder`, which is served under its own name.
 
-    `index.html` is the root page `/`. Files of a kind that is not served (a note, a type declaration) are left out.
+    `index.html` is the root page `/`. Files of a kind that is not served (a note) are left out.
     """
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.is_file() and PurePosixPath(file.name).suffix in CONTENT_TYPES:
@@ -88,6 +92,8 @@ def read_pages(folder: Traversable) -> Iterator[tuple[str, Page]]:
 
 
 def add_pages(router: web.UrlDispatcher) -> None:
-    """Adds GET and HEAD of the playground's files. They ask for no key: the page itself does, for what it calls."""
-    for path, page in read_pages(files("proxy") / "web" / "playground"):
+    """Adds GET and HEAD of these files. They ask for no key: the page itself does, for what it calls."""
+    web_files = files("proxy") / "web"
+    client = ((f"/{name}", Page.of(name, (web_files / name).read_bytes())) for name in CLIENT_FILES)
+    for path, page in (*read_pages(web_files / "playground"), *client):
         router.add_get(path, page.answer)

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.access.keys import Key
-from proxy.downstream.whole import Whole
+from proxy.downstream.stage_refusals import failure_in, refuse_model
+from proxy.downstream.tool_runs import RunRefused, ToolRun, ToolRuns, ToolTurn
+from proxy.downstream.whole import whole_body
 from proxy.errors import (
     ClientError,
     GatewayError,
-    InvalidRequest,
-    ModelNotFound,
     Unavailable,
     UpstreamError,
     UpstreamInvalid,
@@ -36,9 +36,11 @@ STREAM_PATHS = ("/stream/v1/chat", "/stream/v1/toolchain")
 COMPLETIONS = "/v1/chat/completions"
 """What a stage is upstream."""
 USABLE_PROTOCOLS = frozenset({"openai"})
-_LONGEST_NAME_SHOWN = 256
 _NO_TOOLS_RAN = (("tool_summary", b"[]"), ("tool_completion", b"null"))
 _JSON: Header = ("Content-Type", "application/json")
+
+Completed = tuple[Answer, bytes, tuple[tuple[str, bytes], ...]]
+"""The answer whose headers a whole stage has, its completion, and the members that come after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,38 @@ class Client:
 class StageTurn:
     """One request, ready to be sent: what was asked, its route, and the chat completion it begins with.
 
-    `runs_tools`: it came to an endpoint that offers the route's tools.
+    `at_toolchain`: it came to an endpoint that offers the route's tools.
     """
 
     asked: LLMRequest
     request: ProxyRequest
     route: Route
     record: RequestRecord
-    runs_tools: bool
+    at_toolchain: bool
+
+    @property
+    def tools(self) -> ToolTurn | None:
+        """The request as one of several rounds; None where one completion is all of it."""
+        if not self.at_toolchain or not (self.route.tools or self.asked.synthesis):
+            return None
+        base = self.asked.chat_completion(stream=self.request.body.stream)
+        synthesis = self.asked.synthesis_numbers() if self.asked.synthesis else None
+        return ToolTurn(self.request, self.route, self.record, base, synthesis)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenStage:
-    """A stage at its commit point, and the answer its first events come from (None: it failed before)."""
+    """A stage at its commit point, and the one answer all its events come from, or the run that asks for one after the
+    other (neither: it failed before)."""
 
     stage: StageStream
-    answer: Answer | None
+    answer: Answer | None = None
+    run: ToolRun | None = None
+
+    @property
+    def first(self) -> Answer | None:
+        """The answer its first events come from."""
+        return self.answer if self.run is None else self.run.answer
 
 
 class StageRefused(GatewayError):
@@ -87,8 +105,9 @@ class StageRefused(GatewayError):
 class Stages:
     """Opens stages. A whole answer may have `longest_answer_bytes`."""
 
-    def __init__(self, relay: Relay, longest_answer_bytes: int) -> None:
+    def __init__(self, relay: Relay, runs: ToolRuns, longest_answer_bytes: int) -> None:
         self._relay = relay
+        self._runs = runs
         self._longest_answer_bytes = longest_answer_bytes
         self._loop = asyncio.get_running_loop()
 
@@ -105,25 +124,26 @@ class Stages:
             )
             route = self._relay.route(request, client.key, record)
         except (ClientError, Unavailable):
-            self._refuse(asked.model_container, client.key)
+            refuse_model(self._relay.table, asked.model_container, client.key)
             raise
         if route.protocol not in USABLE_PROTOCOLS:
             raise Unsupported(f"Unsupported protocol: {route.protocol}", param="model_container")
-        runs_tools = path.endswith("/toolchain")
-        if runs_tools and route.tools:
-            chat = path.removesuffix("/toolchain") + "/chat"
-            raise Unsupported(f"Tools are not run here yet: send this request to {chat}.", param="model_container")
-        return StageTurn(asked, request, route, record, runs_tools)
+        return StageTurn(asked, request, route, record, path.endswith("/toolchain"))
 
     async def open(self, turn: StageTurn) -> OpenStage:
         """The stage at its commit point. Raises `StageRefused` or another `GatewayError`; cancelling closes upstream.
 
         The caller's duty: attach a listener to the stage's stream, and `close`.
         """
+        stage = StageStream(turn.asked.stage_id)
+        if (tools := turn.tools) is not None:
+            try:
+                return OpenStage(stage, run=await self._runs.open(tools, stage))
+            except RunRefused as refused:
+                raise _refused(refused.answer) from None
         answer = await self._relay.open(turn.request, turn.route, turn.record)
         if not answer.events:
             raise self._refusal(answer, turn.record, "with an event stream")
-        stage = StageStream(turn.asked.stage_id)
         stage.follow(answer.stream, CHAT_CHUNK, stage.stop_for)
         return OpenStage(stage, answer)
 
@@ -133,12 +153,14 @@ class Stages:
         stage.stop_for(error)
         turn.record.status = 200
         turn.record.finish(end_state_of(error), self._loop.time())
-        return OpenStage(stage, None)
+        return OpenStage(stage)
 
     def close(self, opened: OpenStage, record: RequestRecord) -> None:
         """The stage is over, one way or the other: what still runs is stopped, and the record is finished."""
         if opened.answer is not None:
             self._relay.close(opened.answer, record)
+        if opened.run is not None:
+            opened.run.close()
         opened.stage.stream.cancel()
 
     async def complete(self, turn: StageTurn) -> Answer:
@@ -146,9 +168,25 @@ class Stages:
 
         Raises `StageRefused` or another `GatewayError`.
         """
+        tools = turn.tools
+        answer, completion, more = await (self._complete(turn) if tools is None else self._run(tools))
+        headers = tuple(header for header in answer.headers if header[0].lower() != "content-type")
+        body = StageWording(turn.asked.stage_id).whole(completion, *more)
+        return replace(answer, headers=(*headers, _JSON), body=body)
+
+    async def _run(self, tools: ToolTurn) -> Completed:
+        try:
+            collected, first = await self._runs.collect(tools)
+        except RunRefused as refused:
+            raise _refused(refused.answer) from None
+        synthesis = collected.synthesis or b"null"
+        more = (("tool_summary", compact(collected.summaries)), ("tool_completion", synthesis))
+        return first, collected.completion, more
+
+    async def _complete(self, turn: StageTurn) -> Completed:
         answer = await self._relay.open(turn.request, turn.route, turn.record)
         try:
-            completion = await self._whole(answer)
+            completion = await whole_body(answer, self._longest_answer_bytes) or b""
         except BaseException as error:
             if isinstance(error, GatewayError):
                 turn.record.finish(end_state_of(error), self._loop.time())
@@ -157,64 +195,24 @@ class Stages:
         told = answer_error(completion)
         if told is not None and answer.status < 400:
             answer = replace(answer, status=told.status or UpstreamError.status, failure=told)
-        if _failure_in(answer) is not None or decoded(completion) is None:
+        if failure_in(answer) is not None or decoded(completion) is None:
             raise self._refusal(answer, turn.record, "with one JSON object")
         self._relay.close(answer, turn.record)
-        headers = tuple(header for header in answer.headers if header[0].lower() != "content-type")
-        more = _NO_TOOLS_RAN if turn.runs_tools else ()
-        body = StageWording(turn.asked.stage_id).whole(completion, *more)
-        return replace(answer, headers=(*headers, _JSON), body=body)
-
-    async def _whole(self, answer: Answer) -> bytes:
-        if answer.body is not None:
-            return answer.body
-        if answer.events:
-            return b""
-        whole = Whole(self._longest_answer_bytes)
-        answer.stream.attach(whole)
-        error = await whole.finished
-        if error is not None:
-            raise error
-        return b"".join(whole.pieces)
+        return answer, completion, _NO_TOOLS_RAN if turn.at_toolchain else ()
 
     def _refusal(self, answer: Answer, record: RequestRecord, wanted: str) -> GatewayError:
         """Close an answer that is not what was `wanted`; the error to say so with."""
-        failure = _failure_in(answer)
-        if failure is not None:
+        if failure_in(answer) is not None:
             self._relay.close(answer, record)
-            return StageRefused(failure, answer)
+            return _refused(answer)
         error = UpstreamInvalid(f"The model server did not answer {wanted}.")
         record.finish(end_state_of(error), self._loop.time())
         self._relay.close(answer, record)
         return error
 
-    def _refuse(self, model: str, key: Key | None) -> None:
-        """Raise why there is no such model for the holder of `key`; nothing where the reason is another one."""
-        table = self._relay.table
-        shown = model if len(model) <= _LONGEST_NAME_SHOWN else model[:_LONGEST_NAME_SHOWN] + "…"
-        try:
-            route = table.find(model, key)
-        except ModelNotFound as error:
-            names = {route.name for route in table.routes}
-            usable = [name for name in table.models(key) if name in names]
-            message = f"Unknown model: {shown}. Available models: {usable}"
-            raise InvalidRequest(message, code=error.code, param="model_container") from None
-        if not route.upstream_model:
-            message = f"Model {shown} is not configured. Check environment variables."
-            raise InvalidRequest(message, param="model_container")
-        if not route.replicas:
-            message = f"No service configured for model: {shown}"
-            raise InvalidRequest(message, param="model_container")
 
-
-def _failure_in(answer: Answer) -> Failure | None:
-    """The failure that an answer is, if it is one: told under 200, or by its status, in whatever words it has."""
-    if answer.failure is not None or answer.status < 400:
-        return answer.failure
-    body = answer.body or b""
-    told = answer_error(body)
-    if told is not None:
-        return Failure(answer.status, told.error)
-    words = decoded(body) or {}
-    said = next((text for name in ("message", "detail") if isinstance(text := words.get(name), str) and text), None)
-    return Failure(answer.status, {"message": said or f"The model server answered with status {answer.status}."})
+def _refused(answer: Answer) -> StageRefused:
+    """`answer` is a failure."""
+    failure = failure_in(answer)
+    assert failure is not None
+    return StageRefused(failure, answer)

@@ -105,7 +105,7 @@ class _Way:
     async def give(self, opened: OpenStage, begun: StreamedAnswer | None) -> web.StreamResponse:
         """Give the stage's events to the client, to the last one."""
         self.turn.record.status = web.HTTPOk.status_code
-        streamed = begun or self.streamed(opened.answer)
+        streamed = begun or self.streamed(opened.first)
         try:
             if begun is None:
                 streamed.begin()

@@ -6,27 +6,35 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
 from aiohttp import web
 
 from proxy.access.keys import Key
+from proxy.downstream.answering import names
 from proxy.downstream.bare import BareSession
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.edge import RECORD
 from proxy.downstream.frame_outlet import Socket
 from proxy.downstream.gate import Gate, raw_headers
-from proxy.downstream.handshake import MUX, Offer, read_offer, without_credentials
+from proxy.downstream.handshake import Offer, read_offer, without_credentials
 from proxy.downstream.mux import MuxSession
 from proxy.downstream.mux_turns import Turns
+from proxy.downstream.realtime import Dial, RealtimeSession, asked, refusal
+from proxy.downstream.responses import ResponsesSession
+from proxy.downstream.responses_turn import PATH as RESPONSES_PATH
 from proxy.downstream.stage_session import StageSession
 from proxy.downstream.stages import COMPLETIONS, STREAM_PATHS, Client, Stages
 from proxy.downstream.tickets import TICKET, TicketApi
-from proxy.errors import InvalidRequest, MethodNotAllowed, UpgradeRequired
+from proxy.downstream.tool_chats import ToolChats
+from proxy.errors import InvalidRequest, MethodNotAllowed
 from proxy.relay import Relay
 from proxy.telemetry.record import Dialect, RequestRecord
+from proxy.wire.realtime import CLIENT_CLOSED, GOING_AWAY, selection
+from proxy.wire.realtime import PATH as REALTIME_PATH
+from proxy.wire.upgrade import UpgradeRefused
 
 BARE_PATHS = {
     "/v1/ws": "/v1/chat/completions",
@@ -34,9 +42,7 @@ BARE_PATHS = {
     "/v1/completions": "/v1/completions",
 }
 """Where the bare dialect is spoken, and the endpoint whose body its messages are."""
-MUX_ONLY_PATHS = ("/v1/responses", "/v1/realtime")
-"""Whose own dialects are not spoken yet."""
-UPGRADABLE_PATHS = frozenset((*BARE_PATHS, *STREAM_PATHS, *MUX_ONLY_PATHS))
+UPGRADABLE_PATHS = frozenset((*BARE_PATHS, *STREAM_PATHS, RESPONSES_PATH, REALTIME_PATH))
 
 WRITER_LIMIT_BYTES = 32 * 1024
 CLOSE_WITHIN_S = 1.0
@@ -45,13 +51,16 @@ CLOSE_WITHIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """The largest message in bytes; seconds between pings, and until a mux session is asked to go (None: never); the
-    live streams of one."""
+    """The largest message in bytes; seconds between pings, and until a session is asked to go (None: never); the live
+    streams of a mux one."""
 
     message_bytes: int
     ping_s: float | None
     age_s: float | None
     streams: int
+
+
+Session = BareSession | MuxSession | ResponsesSession | RealtimeSession
 
 
 class WebSocketApi:
@@ -60,21 +69,25 @@ class WebSocketApi:
     def __init__(
         self,
         relay: Relay,
+        tool_chats: ToolChats,
         stages: Stages,
         gate: Gate,
         tickets: TicketApi,
         limits: SessionLimits,
         turns: Turns,
         publish: Callable[[RequestRecord], None],
+        dial: Dial,
     ) -> None:
         self._relay = relay
+        self._tool_chats = tool_chats
         self._stages = stages
         self._gate = gate
         self._tickets = tickets
         self._limits = limits
         self._turns = turns
         self._publish = publish
-        self._sessions: set[BareSession | MuxSession] = set()
+        self._dial = dial
+        self._sessions: set[Session] = set()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         for path in sorted(UPGRADABLE_PATHS):
@@ -88,31 +101,61 @@ class WebSocketApi:
             raise InvalidRequest("An upgrade has no body.")
         self._gate.check_origin(request)
         offer = read_offer(request)
-        if request.path in MUX_ONLY_PATHS and not offer.is_mux:
-            raise UpgradeRequired(f"This path speaks {MUX} only.")
         key = self._key(request, offer)
         record = request[RECORD]
         record.transport = "ws"
-        record.dialect = "mux" if offer.is_mux else "bare"
+        record.dialect = _dialect(request.path, offer)
         record.key = key.name if key is not None else None
-        socket = Socket(
-            protocols=(offer.selected,) if offer.selected is not None else (),
-            compress=False,
-            max_msg_size=self._limits.message_bytes,
-            heartbeat=self._limits.ping_s,
-            writer_limit=WRITER_LIMIT_BYTES,
-            timeout=CLOSE_WITHIN_S,
-        )
-        cast("ClientConnection", request.protocol).require_masks()
-        await socket.prepare(without_credentials(request, offer))
+        if record.dialect == "realtime":
+            return await self._connect_realtime(request, offer, key)
+        socket = self._socket(offer.selected)
+        await _upgrade(socket, request, offer)
         record.is_session = True
-        session = self._mux_session(socket, request, key) if offer.is_mux else self._session(socket, request, key)
+        session = self._session(record.dialect, socket, request, key)
         self._sessions.add(session)
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
         return socket
+
+    async def _connect_realtime(self, request: web.Request, offer: Offer, key: Key | None) -> web.StreamResponse:
+        """The same, once a model server has agreed to it: until then its refusal can be the answer."""
+        record = request[RECORD]
+        proxied = asked(request, offer, self._gate.forwarded(request), record.request_id)
+        route = self._relay.route(proxied, key, record)
+        if not self._socket().can_prepare(without_credentials(request, Offer(None, None))):
+            raise InvalidRequest("The upgrade is no valid WebSocket handshake.")
+        try:
+            upstream = await self._dial(proxied, offer.others, route, record)
+        except UpgradeRefused as refused:
+            return refusal(refused, record)
+        try:
+            selected = selection(upstream.subprotocol, offer.others)
+            socket = self._socket(selected, answers_close=False)
+            socket.headers.extend(names(record, "upstream"))
+            await _upgrade(socket, request, replace(offer, selected=selected))
+            session = RealtimeSession(socket, request, upstream, age_s=self._limits.age_s, record=record)
+            self._sessions.add(session)
+            try:
+                await session.run(self._relay, route)
+            finally:
+                self._sessions.discard(session)
+        finally:
+            upstream.close(GOING_AWAY, CLIENT_CLOSED)
+        return socket
+
+    def _socket(self, subprotocol: str | None = None, *, answers_close: bool = True) -> Socket:
+        """A client's socket, not open yet. Without `answers_close`, the session does so itself."""
+        return Socket(
+            autoclose=answers_close,
+            protocols=(subprotocol,) if subprotocol is not None else (),
+            compress=False,
+            max_msg_size=self._limits.message_bytes + 1,  # the first size that aiohttp refuses
+            heartbeat=self._limits.ping_s,
+            writer_limit=WRITER_LIMIT_BYTES,
+            timeout=CLOSE_WITHIN_S,
+        )
 
     def _key(self, request: web.Request, offer: Offer) -> Key | None:
         """Whose socket it will be: None where nobody is asked, and where a mux client has yet to say."""
@@ -123,11 +166,21 @@ class WebSocketApi:
                 return None
         return self._gate.admit(request, offer.credential)
 
-    def _mux_session(self, socket: Socket, request: web.Request, key: Key | None) -> MuxSession:
+    def _session(
+        self, dialect: Dialect, socket: Socket, request: web.Request, key: Key | None
+    ) -> BareSession | MuxSession | ResponsesSession:
+        if dialect == "bare":
+            return self._bare_session(socket, request, key)
         client = Client(key, raw_headers(request), self._gate.forwarded(request))
-        return MuxSession(socket, request, client=client, keys=self._gate.keys, limits=self._limits, turns=self._turns)
+        if dialect == "mux":
+            return MuxSession(
+                socket, request, client=client, keys=self._gate.keys, limits=self._limits, turns=self._turns
+            )
+        return ResponsesSession(
+            socket, request, client=client, relay=self._relay, limits=self._limits, publish=self._publish
+        )
 
-    def _session(self, socket: Socket, request: web.Request, key: Key | None) -> BareSession:
+    def _bare_session(self, socket: Socket, request: web.Request, key: Key | None) -> BareSession:
         """The session of this path: one that relays bodies, or one that opens stages."""
         kind = partial(StageSession, stages=self._stages) if request.path in STREAM_PATHS else BareSession
         return kind(
@@ -138,6 +191,7 @@ class WebSocketApi:
             key=key,
             forwarded=self._gate.forwarded(request),
             relay=self._relay,
+            tool_chats=self._tool_chats,
             publish=self._publish,
         )
 
@@ -156,3 +210,18 @@ class WebSocketApi:
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(session.leave() for session in self._sessions))
+
+
+async def _upgrade(socket: Socket, request: web.Request, offer: Offer) -> None:
+    """Open the client's socket."""
+    cast("ClientConnection", request.protocol).require_masks()
+    await socket.prepare(without_credentials(request, offer))
+
+
+def _dialect(path: str, offer: Offer) -> Dialect:
+    """What the session will speak."""
+    if offer.is_mux:
+        return "mux"
+    if path == REALTIME_PATH:
+        return "realtime"
+    return "responses" if path == RESPONSES_PATH else "bare"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.errors import GatewayError, UpstreamInvalid
+from proxy.relay import Answer
 from proxy.wire.sse import Event
 
 
@@ -28,3 +29,15 @@ class Whole:
     def end(self, error: GatewayError | None) -> None:
         if not self.finished.done():
             self.finished.set_result(error)
+
+
+async def whole_body(answer: Answer, most_bytes: int) -> bytes | None:
+    """The body of an answer, also of one so long that it flows; None of an event stream. Raises `GatewayError`."""
+    if answer.body is not None or answer.events:
+        return answer.body
+    whole = Whole(most_bytes)
+    answer.stream.attach(whole)
+    error = await whole.finished
+    if error is not None:
+        raise error
+    return b"".join(whole.pieces)

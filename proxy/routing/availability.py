@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from proxy.errors import Unavailable
+from proxy.errors import NoReplica
 from proxy.routing.breaker import State
 from proxy.routing.replica import Replica
 
@@ -20,7 +20,7 @@ def available(replicas: Sequence[Replica], now: float) -> Sequence[Replica]:
     return rested or admitting
 
 
-def unavailable(route: str, replicas: Sequence[Replica], now: float) -> Unavailable:
+def unavailable(route: str, replicas: Sequence[Replica], now: float) -> NoReplica:
     """The 503 for a route of which no replica may be asked: how many are down or open, and when to come back.
 
     `route "chat": no replica available (2 open, 1 down); retry after 4 s`
@@ -32,7 +32,7 @@ def unavailable(route: str, replicas: Sequence[Replica], now: float) -> Unavaila
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
     retry_at = (replica.standing.breaker.retry_at() for replica in held if replica.standing.breaker is not None)
     wait_s = float(max(1, math.ceil(min(retry_at, default=now + UNKNOWN_S) - now)))
-    return Unavailable(
+    return NoReplica(
         f'route "{route}": no replica available ({told or "none left to try"}); retry after {wait_s:.0f} s',
         retry_after_s=wait_s,
     )

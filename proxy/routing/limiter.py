@@ -85,7 +85,7 @@ class Limiter:
         else:
             self._pace.rest()
         self.in_flight -= 1
-        return self.admit()
+        return self.admit() if self._queues else []
 
     def time_out(self, ticket: Ticket, now: float) -> None:
         """It has waited for `queue_timeout_s`: refused, unless its turn has just come."""

@@ -35,6 +35,14 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolLoop:
+    """How far the tool loop goes: turns in all, and tool calls at once."""
+
+    max_rounds: int = 8
+    parallel: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """An entry of `routes.yaml`: a model name, its replicas and policies.
 
@@ -54,6 +62,7 @@ class Route:
     """What the replicas speak."""
     tools: tuple[str, ...] = ()
     """Offered to the model where the gateway runs tools: servers, or `server.tool`."""
+    tool_loop: ToolLoop = ToolLoop()
     retry: RetryRules = field(default_factory=RetryRules)
     fallbacks: tuple[Fallback, ...] = ()
     limiter: Limiter = field(default_factory=lambda: Limiter(RouteRules()))
@@ -127,6 +136,7 @@ def _route(name: str, settings: RouteSettings, succession: Succession) -> Route:
         passthrough=settings.auth == "passthrough",
         protocol=settings.protocol,
         tools=settings.tools,
+        tool_loop=ToolLoop(settings.toolchain.max_rounds, settings.toolchain.parallel),
         retry=RetryRules(settings.retry.attempts, settings.retry.max_wait_s),
         fallbacks=tuple(Fallback(other.route, tuple(map(FailureKind, other.reasons))) for other in settings.fallbacks),
         limiter=succession.limiter(name, settings),

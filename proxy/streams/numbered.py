@@ -167,6 +167,7 @@ class NumberedStream:
             return
         self.ending = ending
         self.head += 1
+        self._stream, self._screen, self._conclude = None, _nothing, _unheard  # which hold the request and its body
         follower = self._follower
         if follower is None:
             return
@@ -305,3 +306,12 @@ class NumberedStream:
 
 def _cost(event: Event) -> int:
     return len(event.data) + FRAME_COST_BYTES
+
+
+def _nothing(events: list[Event]) -> list[Event]:
+    """Nothing comes after the end."""
+    return []
+
+
+def _unheard(error: GatewayError | None) -> Ending:
+    raise AssertionError("a stream ends once")

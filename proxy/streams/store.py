@@ -81,6 +81,10 @@ class StreamStore:
             raise NotFound("There is no such stream: it never was, or is too long over.", code=STREAM_NOT_FOUND)
         return kept
 
+    def live(self) -> list[KeptStream]:
+        """Those that have not ended."""
+        return [kept for kept in self._streams.values() if kept.numbered.live]
+
     def attached(self, kept: KeptStream) -> None:
         """It has a follower: as long as it does, it stays."""
         self._alone.pop(kept, None)

@@ -81,7 +81,9 @@ class RequestRecord:
     `path` is without the query (a query may carry a ticket); `key` is the key's name; `replica` its index in the route.
     `route` and `model` are configured names or `unknown`. `started` and every `now` are seconds of the same clock.
     `is_session`: it tells of a whole WebSocket connection, whose requests have records of their own. `reads`: by how
-    many reads of the upstream's socket the `events` came, where that is known.
+    many reads of the upstream's socket the `events` came, where that is known. `rounds` and `tool_calls` are a tool
+    loop's (0: none ran); what is counted is then the sum of its rounds. `goes_on`: the client has gone, the request not
+    yet; whoever holds it then settles and publishes the record.
     """
 
     request_id: str
@@ -111,6 +113,9 @@ class RequestRecord:
     phase: Phase = Phase.BODY
     reads: int | None = None
     last_event_ms: float | None = None
+    rounds: int = 0
+    tool_calls: int = 0
+    goes_on: bool = False
     attempted: list[Attempt] = field(default_factory=list)
     """What came of the attempts, in order. One that its client left unanswered came to nothing."""
     _attempt_under_way: tuple[str, int] | None = None
@@ -140,6 +145,21 @@ class RequestRecord:
     def mark_last_event(self, now: float) -> None:
         """The last event of the answer came."""
         self.last_event_ms = round((now - self.started) * 1000, 1)
+
+    def add_round(self, other: RequestRecord) -> None:
+        """One more exchange of this request, whose figures `other` has. With tools run between its events, nothing can
+        be said of their pace any more."""
+        self.attempts += other.attempts
+        self.attempted += other.attempted
+        if other.replica is not None:
+            self.replica = other.replica
+        self.queue_ms = round(self.queue_ms + other.queue_ms, 1)
+        self.events += other.events
+        if other.tokens_in is not None or other.tokens_out is not None:
+            self.tokens_in = (self.tokens_in or 0) + (other.tokens_in or 0)
+            self.tokens_out = (self.tokens_out or 0) + (other.tokens_out or 0)
+            self.tokens_estimated = self.tokens_estimated or other.tokens_estimated
+        self.reads = self.last_event_ms = None
 
     def finish(self, end_state: EndState, now: float) -> bool:
         """Settle how it ended. True the first time: the caller then publishes the record. Later ends change nothing."""

@@ -45,7 +45,10 @@ class RoundRefused(Exception):
 
 
 class Exchanges:
-    """The way to the model: `open` sends a body and gives its answer (or raises GatewayError), `close` ends it."""
+    """The way to the model: `open` sends a body and gives its answer (or raises GatewayError), `close` ends it.
+
+    One at a time. An answer that is no event stream has all of its body.
+    """
 
     def __init__(self, open: Callable[[bytes], Awaitable[RoundAnswer]], close: Callable[[RoundAnswer], None]) -> None:
         self._open = open
@@ -84,5 +87,5 @@ def refusal(answer: RoundAnswer) -> UpstreamError:
     """What a refusal of a later round is told as, where there is no status any more."""
     failure = answer.failure or answer_error(answer.body or b"")
     if failure is not None:
-        return UpstreamError(failure.message)
+        return UpstreamError(failure.message, code="upstream_error")
     return UpstreamInvalid(f"The model server answered with status {answer.status} to the tools' results.")

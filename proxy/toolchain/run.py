@@ -75,7 +75,8 @@ class ToolchainRun:
         self._toolbox = Toolbox(catalogue, tools, parallel=request.parallel)
         self._exchanges = exchanges
         self._stage = stage
-        self._opened: tuple[RoundAnswer, Stream] | None = None
+        self._opened: Stream | None = None  # the first round's, until it is passed on
+        self._answer: RoundAnswer | None = None  # the one under way
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -98,12 +99,18 @@ class ToolchainRun:
             raise _too_long() from None
         self._task = self._loop.create_task(self._go_on())
 
-    async def close(self) -> None:
-        """Stop what still runs: calls are cancelled, the upstream's connection is closed."""
+    def stop(self) -> None:
+        """Stop what still runs: the upstream's connection is closed at once, and the calls are cancelled, which `close`
+        waits for."""
         if self._task is not None:
             self._task.cancel()
+        self._close_answer()
+
+    async def close(self) -> None:
+        """Stop what still runs, and wait until it has ended."""
+        self.stop()
+        if self._task is not None:
             await asyncio.wait({self._task})
-        self._forget_opened()
 
     async def _go_on(self) -> None:
         try:
@@ -126,19 +133,19 @@ class ToolchainRun:
     async def _ask(self, ask: Ask) -> Said:
         self._require_listener()
         opened, self._opened = self._opened, None
-        answer, stream = opened or await self._open(ask)
+        stream = opened or await self._open(ask)
         try:
             self._require_listener()
             return await self._pass_on(stream, ask)
         finally:
-            self._exchanges.close(answer)
+            self._close_answer()
 
-    async def _open(self, ask: Ask) -> tuple[RoundAnswer, Stream]:
-        answer = await self._exchanges.ask(ask)
+    async def _open(self, ask: Ask) -> Stream:
+        answer = self._answer = await self._exchanges.ask(ask)
         try:
-            return answer, answer.stream if answer.events else _as_stream(answer)
+            return answer.stream if answer.events else _as_stream(answer)
         except BaseException:
-            self._exchanges.close(answer)
+            self._close_answer()
             raise
 
     async def _pass_on(self, stream: Stream, ask: Ask) -> Said:
@@ -166,10 +173,10 @@ class ToolchainRun:
         if self._stage.over:
             raise _StageOver
 
-    def _forget_opened(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            self._exchanges.close(opened[0])
+    def _close_answer(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._exchanges.close(answer)
 
 
 class _StageOver(Exception):

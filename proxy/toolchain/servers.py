@@ -49,8 +49,7 @@ class ToolServers:
     @classmethod
     def of(cls, config: Config) -> ToolServers:
         """Those that a route of this configuration names."""
-        wanted = {server_of(tool, config.tools) for route in config.routes.values() for tool in route.tools}
-        return cls({name: tool for name, tool in config.tools.items() if name in wanted})
+        return cls(_named(config))
 
     async def offer(self, wanted: Sequence[str]) -> Catalogue:
         """The tools that a route's `tools` name. A server that is out is left out, with a line in the log.
@@ -93,6 +92,18 @@ class ToolServers:
             return down
 
 
+def require_library(config: Config) -> None:
+    """Raises LibraryMissing where a route of this configuration has tools that nothing here can run."""
+    if _named(config):
+        _folder_of_library()
+
+
+def _named(config: Config) -> dict[str, Tool]:
+    """The servers that routes name."""
+    wanted = {server_of(tool, config.tools) for route in config.routes.values() for tool in route.tools}
+    return {name: tool for name, tool in config.tools.items() if name in wanted}
+
+
 def _unavailable(downs: Sequence[ToolServerDown]) -> Unavailable:
     message = "; ".join(str(down) for down in downs)
     return Unavailable(message, code="tools_unavailable", retry_after_s=max(down.retry_after_s for down in downs))
@@ -100,15 +111,20 @@ def _unavailable(downs: Sequence[ToolServerDown]) -> Unavailable:
 
 def _load_library() -> None:
     """At the start, where nobody waits for it."""
-    found = importlib.util.find_spec(_LIBRARY)
-    if found is None or found.origin is None:
-        raise LibraryMissing
+    folder = _folder_of_library()
     importlib.import_module("proxy.toolchain.server")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     root = logging.getLogger()
     if not any(isinstance(each, _Silence) for each in root.filters):
-        root.addFilter(_Silence(dirname(found.origin)))
+        root.addFilter(_Silence(folder))
+
+
+def _folder_of_library() -> str:
+    found = importlib.util.find_spec(_LIBRARY)
+    if found is None or found.origin is None:
+        raise LibraryMissing
+    return dirname(found.origin)
 
 
 class _Silence(logging.Filter):

@@ -11,8 +11,8 @@ from proxy.errors import UpstreamError
 from proxy.routing.replica import Replica
 from proxy.routing.table import Route
 from proxy.upstream.connection import AnswerHead
+from proxy.upstream.message import probing_message
 from proxy.upstream.pool import Pool
-from proxy.wire.headers import request_head
 
 PROBE_TIMEOUT_S = 5.0
 MAX_LISTING_BYTES = 1 << 20
@@ -52,8 +52,7 @@ async def _ask(pool: Pool, route: Route, replica: Replica) -> ProbeResult:
 async def _list_models(pool: Pool, route: Route, replica: Replica) -> tuple[bool, str]:
     connection = await pool.connection(replica.origin, connect_timeout_s=route.timeouts.connect_s, fresh=True)
     listing = _Listing()
-    headers = [("Host", replica.origin.authority), *replica.headers, ("Accept-Encoding", "identity")]
-    connection.send(request_head("GET", replica.target("/v1/models", ""), headers), listing)
+    connection.send(probing_message(replica, "/v1/models"), listing)
     try:
         await listing.whole
     finally:

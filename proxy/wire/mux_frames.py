@@ -39,12 +39,17 @@ STAGE_MEMBERS: Final = {**CHUNK_MEMBERS, SUMMARY: SUMMARY}
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream ended, as its one terminal frame says it. `data` is what stands beside the `stage_id`."""
+    """How a stream ended, as its one terminal frame says it. `data` is what stands beside the `stage_id`.
+
+    `event` tells of it in the stream's own protocol, as bytes on the wire: b"" where the events have told it already,
+    None where nobody has worded it.
+    """
 
     type: Literal["done", "cancel", "error"]
     data: Mapping[str, object]
     status: int | None = None
     retry_after_s: float | None = None
+    event: bytes | None = None
 
     @classmethod
     def done(cls, usage: Mapping[str, int] | None) -> Self:
@@ -55,13 +60,15 @@ class Ending:
         return cls("cancel", {"reason": reason})
 
     @classmethod
-    def failed(cls, error: GatewayError) -> Self:
-        return cls("error", {"error": described(error)}, error.status, error.retry_after_s)
+    def failed(cls, error: GatewayError, event: bytes | None = None) -> Self:
+        return cls("error", {"error": described(error)}, error.status, error.retry_after_s, event)
 
     @classmethod
-    def refused(cls, error: Mapping[str, object], status: int, retry_after_s: float | None = None) -> Self:
+    def refused(
+        cls, error: Mapping[str, object], status: int, retry_after_s: float | None = None, event: bytes | None = None
+    ) -> Self:
         """An upstream's own error object."""
-        return cls("error", {"error": error}, status, retry_after_s)
+        return cls("error", {"error": error}, status, retry_after_s, event)
 
 
 class Envelope:

@@ -14,7 +14,7 @@ from proxy.config.values import Balance
         ("round_robin", Balance("round_robin")),
         ("random", Balance("random")),
         ("prefix", Balance("prefix")),
-        ("sticky", Balance("sticky", "key")),
+        ("sticky", Balance("sticky", "session")),
         ({"sticky": "key"}, Balance("sticky", "key")),
         ({"sticky": "user"}, Balance("sticky", "user")),
         ({"sticky": {"header": "X-Session"}}, Balance("sticky", "header", "X-Session")),

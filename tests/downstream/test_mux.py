@@ -13,6 +13,7 @@ from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
 from proxy.downstream import mux as mux_session
+from proxy.downstream.mux_outlet import MuxOutlet
 from proxy.telemetry.record import EndState
 from tests.support.mux import MuxClient, content_of, mux
 from tests.support.raw_client import chat, get, raw_client
@@ -491,6 +492,23 @@ async def test_an_unmasked_frame_is_a_protocol_error(tmp_path: Path) -> None:
     assert rest.endswith(b"\x88\x0a" + (1002).to_bytes(2) + b"unmasked")
 
 
+async def test_a_fault_of_ours_closes_with_1011_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_log: pytest.LogCaptureFixture
+) -> None:
+    def broken(outlet: object) -> bool:
+        raise RuntimeError("a canary in the mine")
+
+    monkeypatch.setattr(MuxOutlet, "clogged", property(broken))
+    async with session(held, tmp_path) as (client, gateway, _):
+        await client.say("ping")
+        assert await client.closed() == (1011, "internal_error")
+        record = await gateway.record()
+    assert record.end_state is EndState.ERROR
+    assert "a canary in the mine" in quiet_log.text
+    assert "canary" not in "".join(client.heard)
+    quiet_log.clear()
+
+
 async def test_pings_are_answered_in_kind(tmp_path: Path) -> None:
     async with session(held, tmp_path) as (client, _, _):
         pong = await client.socket.ping()
@@ -693,10 +711,20 @@ async def test_a_client_that_floods_and_does_not_read_is_not_listened_to(tmp_pat
                 await client.socket.send(message)
 
         flooding = asyncio.create_task(flood())
-        done, _pending = await asyncio.wait([flooding], timeout=1)
+        done, _pending = await asyncio.wait([flooding], timeout=0.3)
         assert not done
         assert connection.transport is not None
         assert connection.transport.get_write_buffer_size() < 1024 * 1024
         flooding.cancel()
         client.socket.transport.resume_reading()
         await client.until("pong")
+
+
+async def test_a_window_nobody_acknowledges_does_not_hold_the_drain_up(tmp_path: Path) -> None:
+    async with session(streaming(ONE + TWO + STOP), tmp_path) as (client, gateway, _):
+        await client.say("init", v=1, features=["ack"])
+        await client.start(window=1)
+        await client.until("chat_completion_chunk")
+        draining = asyncio.create_task(gateway.gateway.drain())
+        assert await client.closed() == (1001, "draining")
+        await draining

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -46,15 +47,32 @@ async def test_every_file_is_served_under_its_name_with_its_type(client: Client,
     assert await answer.read() == (PLAYGROUND / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [("client.js", "text/javascript; charset=utf-8"), ("client.d.ts", "text/plain; charset=utf-8")],
+)
+async def test_client_and_its_types_are_served_at_the_root(client: Client, name: str, content_type: str) -> None:
+    answer = await client.get(f"/{name}")
+
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == content_type
+    assert await answer.read() == (files("proxy") / "web" / name).read_bytes()
+
+
+def test_client_is_smaller_than_eight_kilobytes_compressed() -> None:
+    assert len(gzip.compress((files("proxy") / "web" / "client.js").read_bytes())) < 8000
+
+
 async def test_every_file_that_the_page_and_its_modules_name_is_served(client: Client) -> None:
     page = (PLAYGROUND / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="(playground/[^"]+)"', page))
     for name in NAMES:
         if name.endswith(".js"):
-            imports = re.findall(r'from "\./([^"]+)"', (PLAYGROUND / name).read_text())
-            named |= {f"playground/{imported}" for imported in imports}
+            imports = re.findall(r'from "(\.[^"]+)"', (PLAYGROUND / name).read_text())
+            named |= {str(URL("http://host/playground/").join(URL(imported)).path)[1:] for imported in imports}
 
     assert len(named) > 10
+    assert "client.js" in named
     assert {path for path in named if (await client.get(f"/{path}")).status != 200} == set()
 
 
@@ -134,7 +152,7 @@ async def test_other_methods_are_refused(client: Client) -> None:
 def test_files_of_other_kinds_and_folders_are_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "playground"
     (folder / "deeper").mkdir(parents=True)
-    for name in ("index.html", "main.js", "main.d.ts", "notes.md", "deeper/hidden.js"):
+    for name in ("index.html", "main.js", "notes.md", "deeper/hidden.js"):
         (folder / name).write_text("x")
 
     assert [path for path, _ in read_pages(folder)] == ["/", "/playground/main.js"]

@@ -12,10 +12,12 @@ import pytest
 from proxy.access.keys import Key
 from proxy.config.loader import load
 from proxy.downstream.stages import Client, OpenStage, StageRefused, Stages, StageTurn
+from proxy.downstream.tool_runs import ToolRuns
 from proxy.errors import Forbidden, InvalidRequest, Unavailable, UpstreamInvalid
 from proxy.relay import Relay
 from proxy.routing.table import build_table
 from proxy.telemetry.record import EndState, RequestRecord
+from proxy.toolchain.servers import ToolServers
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.pool import Pool
 from tests.support.memory_line import Heard
@@ -73,7 +75,7 @@ async def house_of(tmp_path: Path, *pieces: bytes, script: Script | None = None)
         dispatch = Dispatch(pool, max_event_bytes=1 << 20, on_malformed=lambda route: None)
         relay = Relay(build_table(load(file, {})), dispatch)
         try:
-            yield House(relay, Stages(relay, 1000))
+            yield House(relay, Stages(relay, ToolRuns(relay, ToolServers({}), 1000), 1000))
         finally:
             await pool.close()
 

@@ -12,6 +12,7 @@ from proxy.telemetry.record import EndState
 from tests.support.raw_client import ask, get, post, raw_client
 from tests.support.served import one_route, served
 from tests.support.stages import lines, stage
+from tests.support.tool_servers import with_quick_tools
 from tests.support.upstream import (
     DONE,
     LAST_CHUNK,
@@ -372,17 +373,23 @@ async def test_a_model_that_cannot_be_used_is_refused_in_the_originals_words(
     assert (record.status, record.end_state) == (got.status, EndState.REJECTED)
 
 
-@pytest.mark.parametrize("room", ["stream", "completion"])
-async def test_a_route_with_tools_is_not_served_without_them(room: str, tmp_path: Path) -> None:
-    settings = ("tools: [clock]", "model: x")
-    tools = "tools: {clock: {mcp: {command: [clock]}}}\n"
-    async with served(one_route("demo://?tokens=1&first=1ms", *settings) + tools, tmp_path) as gateway:
-        refused = await asked(gateway.port, f"/{room}/v1/toolchain")
-        assert (await asked(gateway.port, f"/{room}/v1/chat")).status == 200
-    assert (refused.status, detail(refused)) == (
-        501,
-        f"Tools are not run here yet: send this request to /{room}/v1/chat.",
-    )
+async def test_chat_does_not_offer_the_routes_tools(tmp_path: Path) -> None:
+    async with (
+        scripted_upstream(streaming(ONE, STOP, DONE)) as upstream,
+        served(with_quick_tools(one_route(upstream.url, "tools: [bench]"), "dies=1"), tmp_path) as gateway,
+    ):
+        assert (await asked(gateway.port)).status == 200
+    assert "tools" not in json.loads(upstream.requests[0].body)
+
+
+async def test_a_tool_server_that_does_not_start_is_told_with_a_status(tmp_path: Path) -> None:
+    config = with_quick_tools(one_route("demo://", "tools: [bench]"), "dies=3")
+    async with served(config, tmp_path) as gateway:
+        got = await asked(gateway.port, PATHS[1])
+        record = await gateway.record()
+    assert (got.status, record.end_state) == (503, EndState.SHED)
+    assert str(detail(got)).startswith('tool server "bench": its program ended (exit code 3)')
+    assert got.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("name", ["http://10.0.0.1/", "a@b", "a\r\nb", "../a", "\u0430", "x" * 10_000])

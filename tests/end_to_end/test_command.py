@@ -233,3 +233,24 @@ async def test_what_is_accepted_but_does_nothing_yet_is_said_on_standard_error(t
         await gateway.process.wait()
         [line] = gateway.log().splitlines()
     assert line.endswith("discover is accepted but does nothing yet")
+
+
+TOOLS = """
+server: {port: 0}
+routes: {m: {replicas: ["demo://"], tools: [t]}}
+tools: {t: {mcp: {command: [x]}}}
+"""
+
+
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--workers", "2"], ["check"]])
+def test_tools_without_what_runs_them_are_exit_2_with_what_to_do(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert main([*command, "-c", written(tmp_path, TOOLS)]) == 2
+    said = capsys.readouterr().err
+    assert said == 'penstock: a route has tools, and what runs them is not installed: pip install "penstock[mcp]"\n'
+
+
+def test_check_takes_a_file_whose_routes_have_tools(tmp_path: Path) -> None:
+    assert main(["check", "-c", written(tmp_path, TOOLS)]) == 0

@@ -22,6 +22,7 @@ import websockets
 
 import proxy
 from proxy.upstream.connection import UpstreamConnection
+from tests.support.mux import mux
 from tests.support.raw_client import chat, post, raw_client
 from tests.support.served import Served, one_route, served
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, ROLE, STOP, Peer, chunk, content, scripted_upstream
@@ -106,6 +107,35 @@ async def over_websocket(gateway: Served) -> AsyncIterator[Hears]:
         yield hears
 
 
+@asynccontextmanager
+async def over_mux(gateway: Served, *, resumable: bool = False) -> AsyncIterator[Hears]:
+    async with mux(gateway) as client:
+        await client.start(resumable=resumable)
+
+        async def hears(text: bytes) -> None:
+            if text == b"[DONE]":  # which mux says in words of its own
+                text = b'"type":"done"'
+            while text not in await client.socket.recv(decode=False):
+                pass
+
+        yield hears
+
+
+def over_mux_resumable(gateway: Served) -> AbstractAsyncContextManager[Hears]:
+    return over_mux(gateway, resumable=True)
+
+
+@asynccontextmanager
+async def over_http_resumable(gateway: Served) -> AsyncIterator[Hears]:
+    async with raw_client(gateway.port) as client:
+        await client.send(post("/v1/chat/completions", chat(), "x-penstock-resumable: true"))
+
+        async def hears(text: bytes) -> None:
+            await client.reader.readuntil(text)
+
+        yield hears
+
+
 async def costs_of_reads(
     client: Callable[[Served], AbstractAsyncContextManager[Hears]],
     events_a_read: int,
@@ -147,6 +177,11 @@ async def costs_of_reads(
         pytest.param(over_websocket, 1, Cost(7, 16), id="an event a read, over a WebSocket"),
         pytest.param(over_http, 20, Cost(48, 56), id="twenty events a read, over HTTP"),
         pytest.param(over_websocket, 20, Cost(89, 155), id="twenty events a read, over a WebSocket"),
+        pytest.param(over_mux, 1, Cost(11, 18), id="an event a read, over mux"),
+        pytest.param(over_mux_resumable, 1, Cost(13, 22), id="an event a read, over mux, resumable"),
+        pytest.param(over_http_resumable, 1, Cost(15, 22), id="an event a read, over HTTP, resumable"),
+        pytest.param(over_mux, 20, Cost(113, 159), id="twenty events a read, over mux"),
+        pytest.param(over_mux_resumable, 20, Cost(115, 220), id="twenty events a read, over mux, resumable"),
     ],
 )
 async def test_an_event_takes_no_more_calls_than_it_did(

@@ -115,7 +115,8 @@ async def test_an_answer_counts_once_by_its_end_and_its_attempt(
 
 
 async def test_who_is_turned_away_counts_once(tmp_path: Path) -> None:
-    routes = "server: {port: 0}\nroutes: {m: 'http://127.0.0.1:9', empty: {replicas: []}}\n"
+    refusing = "{replicas: ['http://127.0.0.1:9'], retry: {attempts: 1}}"
+    routes = f"server: {{port: 0}}\nroutes: {{m: {refusing}, empty: {{replicas: []}}}}\n"
     async with served(routes, tmp_path) as gateway:
         for path, body in ((CHAT, chat("nobody")), (CHAT, b"no JSON"), ("/v1/made/up", chat("empty")), (CHAT, chat())):
             await ask(gateway.port, post(path, body))

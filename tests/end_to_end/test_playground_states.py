@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -75,7 +76,7 @@ async def test_settings_that_make_no_sense_are_not_sent(browser: Browser, gatewa
         await playground.ask("measured", "Kept")
 
         await playground.page.get_by_text("More members must be a JSON object.").wait_for()
-        assert playground.watched.sent == []
+        assert playground.asked() == []
         assert await playground.prompt.input_value() == "Kept"
 
 
@@ -125,13 +126,84 @@ async def test_lost_line_is_said_and_comes_back(browser: Browser, gateway: Runni
         await playground.growing()
         await cable.cut()
 
-        assert await playground.ended() == "connection lost"
+        await playground.page.get_by_text("the connection is lost; the answer goes on").wait_for()
         await playground.page.get_by_text("again in").wait_for()
         await playground.watched.keep_picture("playground-lost")
+        had = len(playground.answer(1))
         await cable.lay()
         await playground.connected()
+        while len(playground.answer(1)) <= had:
+            await playground.drawn()
+        await playground.page.keyboard.press("Escape")
+        assert await playground.ended() == "stopped"
+        assert await playground.page.locator(".resumed").inner_text() == "resumed once"
         await playground.ask("measured", "Are you there?")
         assert await playground.ended() == "stop"
+
+
+async def test_answers_survive_a_cut_and_nothing_is_lost_or_doubled(browser: Browser, gateway: RunningGateway) -> None:
+    async with open_playground(browser, gateway.url) as playground:
+        await playground.ask("measured", "Whole, please")
+        await playground.ended()
+        whole = await playground.page.locator(".answer-text").inner_text()
+        await playground.page.get_by_role("button", name="Again").click()
+        await playground.page.locator(".running .answer-text p").wait_for()
+        await playground.page.get_by_role("button", name="cut").click()
+
+        assert await playground.ended() == "stop"
+        assert await playground.page.locator(".resumed").inner_text() == "resumed once"
+        assert await playground.gauge("tokens") == 60
+        assert await playground.page.locator(".answer-text").inner_text() == whole
+        assert len(whole) > 100
+        assert playground.sockets() == 2
+        assert playground.watched.complaints == []
+
+
+async def test_several_conversations_run_at_once_on_one_socket(browser: Browser, gateway: RunningGateway) -> None:
+    async with open_playground(browser, gateway.url) as playground:
+        tabs = playground.page.locator(".talk-tab")
+        assert await playground.page.locator("#talks").is_hidden()
+        for prompt in ("First river", "Second river", "Third river"):
+            if prompt != "First river":
+                await playground.anew()
+            await playground.ask("long", prompt)
+            await playground.growing()
+        await playground.page.locator(".talk-tab [data-state=streaming]").nth(2).wait_for()
+        await playground.watched.keep_picture("playground-several")
+        assert await playground.page.locator(".turn").count() == 1
+        assert playground.sockets() == 1
+
+        await tabs.get_by_text("First river").click()
+        assert await playground.page.locator(".asked-text").inner_text() == "First river"
+        await playground.page.keyboard.press("Escape")
+        assert await playground.ended() == "stopped"
+        await playground.ask("measured", "And on")
+        await playground.page.locator(".turn").nth(1).wait_for()
+        assert await playground.ended() == "stop"
+        assert [message["role"] for message in playground.asked()[-1]["messages"]] == ["user", "assistant", "user"]
+        assert await playground.page.locator(".talk-tab [data-state=streaming]").count() == 2
+        assert playground.watched.complaints == []
+
+
+async def test_a_conversation_keeps_its_draft_and_is_stopped_when_it_is_closed(
+    browser: Browser, gateway: RunningGateway
+) -> None:
+    async with open_playground(browser, gateway.url) as playground:
+        tabs = playground.page.locator(".talk-tab")
+        await playground.ask("long", "One")
+        await playground.growing()
+        await playground.prompt.fill("half a thought")
+        await playground.anew()
+        assert await playground.prompt.input_value() == ""
+        await playground.ask("long", "Two")
+        await playground.growing()
+        await tabs.nth(1).get_by_role("button", name="Close conversation").click()
+
+        assert await playground.page.locator("#talks").is_hidden()
+        assert await playground.page.locator(".asked-text").inner_text() == "One"
+        assert await playground.prompt.input_value() == "half a thought"
+        assert playground.watched.sent[-1] == '{"type":"cancel","rid":"r2"}'
+        assert await playground.page.get_by_role("button", name="Stop").is_enabled()
 
 
 async def test_frames_show_both_ways_and_can_be_filtered(browser: Browser, gateway: RunningGateway) -> None:
@@ -141,11 +213,12 @@ async def test_frames_show_both_ways_and_can_be_filtered(browser: Browser, gatew
         await playground.drawn()
         rows = playground.page.locator("#frame-rows li")
 
-        assert await rows.last.locator("code").inner_text() == "[DONE]"
+        sent, received = playground.watched.sent, playground.watched.received
+        assert json.loads(await rows.last.locator("code").inner_text())["type"] == "done"
         shown = await rows.locator("code").all_text_contents()
-        assert shown == ["connected", playground.watched.sent[0], *playground.watched.received]
+        assert shown == ["connected", sent[0], received[0], sent[1], *received[1:]]  # init, ready, start
         await playground.page.get_by_label("Direction").select_option("out")
-        assert await rows.locator("code").all_text_contents() == playground.watched.sent
+        assert await rows.locator("code").all_text_contents() == sent
         await playground.page.get_by_label("Direction").select_option("")
         await playground.page.get_by_label("Filter frames").fill('finish_reason":"STOP')
         assert await rows.count() == 1

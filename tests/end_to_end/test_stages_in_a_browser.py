@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -10,6 +11,7 @@ import pytest_asyncio
 from tests.support.browser import running_browser, watched_page
 from tests.support.gateway import running_gateway
 from tests.support.stages import framed, lines, stage
+from tests.support.tool_servers import with_quick_tools
 from tests.support.upstream import answer, answering, scripted_upstream
 
 if TYPE_CHECKING:
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-ROUTES: Final = "routes: {m: 'demo://?tokens=12&interval=10ms&first=10ms', long: 'demo://?tokens=2000&interval=10ms'}\n"
+ROUTES: Final = """
+routes:
+  m: demo://?tokens=12&interval=10ms&first=10ms
+  long: demo://?tokens=2000&interval=10ms
+  tools: {replicas: ["demo://?tokens=12&interval=10ms&first=10ms"], tools: [bench]}
+"""
 
 FETCH: Final = """async ([url, asked]) => {
   const answer = await fetch(url, {
@@ -52,7 +59,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(ROUTES, tmp_path_factory.mktemp("stages")) as gateway:
+    async with running_gateway(with_quick_tools(ROUTES), tmp_path_factory.mktemp("stages")) as gateway:
         yield gateway
 
 
@@ -69,6 +76,23 @@ async def test_fetch_reads_a_stage_as_it_comes(browser: Browser, gateway: Runnin
     assert (got["status"], got["route"]) == (200, "m")
     assert said == [*["chat_completion_chunk"] * (len(said) - 1), "done"]
     assert len(got["reads"]) > 5  # not in one piece
+
+
+async def test_fetch_reads_a_stage_whose_tools_the_gateway_runs(browser: Browser, gateway: RunningGateway) -> None:
+    asked = stage(model_container="tools", user_prompt='Use echo for "a page".', synthesis=True)
+    async with watched_page(browser) as watched:
+        await watched.page.goto(gateway.url)
+        got: dict[str, Any] = await watched.page.evaluate(FETCH, [f"{gateway.url}/stream/v1/toolchain", asked])
+        assert watched.complaints == []
+    said = lines("".join(got["reads"]).encode())
+    summary = next(line for line in said if line.startswith("tool_summary "))
+    [call] = json.loads(summary.partition(" ")[2])["tool_summary"]["calls"]
+    assert (got["status"], got["route"]) == (200, "tools")
+    assert list(dict.fromkeys(kinds(said))) == [
+        *("chat_completion_chunk", "tool_summary", "tool_completion_chunk", "done")
+    ]
+    assert (call["name"], call["is_error"], call["arguments"]) == ("echo", False, {})
+    assert len(got["reads"]) > 5
 
 
 async def test_a_page_of_another_origin_may_fetch_too(browser: Browser, gateway: RunningGateway) -> None:

@@ -1,92 +1,104 @@
-"""The example of a route with tools: its file, its tool server and the built-in model, through the whole loop."""
+"""The example of a route with tools as its reader runs it: the gateway with its file, and the script that watches."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
+import re
 import sys
-from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
-from examples.toolchain.watch import show
 from proxy.config.loader import load
-from proxy.relay import Relay
-from proxy.routing.table import build_table
-from proxy.streams.stages import StageStream
-from proxy.toolchain.run import Request, ToolchainRun
+from proxy.toolchain.catalogue import Place
 from proxy.toolchain.servers import ToolServers
-from proxy.upstream.dispatch import Dispatch
-from proxy.upstream.pool import Pool
-from tests.support.memory_line import Heard
-from tests.support.tool_rounds import exchanges_of
+from tests.support.gateway import running_file, running_gateway
+from tests.support.tool_servers import program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.gateway import RunningGateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "toolchain" / "routes.yaml"
+EXAMPLE = ROOT / "examples" / "toolchain"
 PROMPT = 'Use time_in for "Europe/Berlin", then days_between "2026-01-01" and "2026-12-24".'
-Told = list[tuple[str, dict[str, Any]]]
+DONE_WITHIN_S = 30.0
 
 
-@asynccontextmanager
-async def running(prompt: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Told]:
-    """All events of one prompt to the example's route."""
-    monkeypatch.chdir(ROOT)
-    config = load(EXAMPLE, {"PYTHON": sys.executable, "PORT": "0"})
-    settings = config.routes["calendar"]
-    servers, pool = ToolServers.of(config), Pool()
-    relay = Relay(build_table(config), Dispatch(pool, max_event_bytes=1 << 24, on_malformed=lambda _: None))
-    base = {"model": "calendar", "messages": [{"role": "user", "content": prompt}], "stream": True}
-    limits = settings.toolchain
-    request = Request(base, {}, max_rounds=limits.max_rounds, parallel=limits.parallel)
-    stage = StageStream("example")
-    try:
-        run = ToolchainRun(request, await servers.offer(settings.tools), servers, exchanges_of(relay), stage)
-        await run.begin()
-        heard = Heard(stage.stream)
-        async with asyncio.timeout(30):
-            await heard.over.wait()
-        await run.close()
-        yield [(event.type.decode(), json.loads(event.data)) for batch in heard.batches for event in batch]
-    finally:
-        await servers.close()
-        await pool.close()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    folder = tmp_path_factory.mktemp("example")
+    assert Path.cwd() == ROOT  # where its reader is told to be
+    async with running_file(EXAMPLE / "routes.yaml", folder, PYTHON=sys.executable) as gateway:
+        yield gateway
 
 
-async def test_the_model_is_given_what_the_tools_say(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with running(PROMPT, monkeypatch) as told:
-        kinds = list(dict.fromkeys(kind for kind, _ in told))
-        (summary,) = [data["tool_summary"] for kind, data in told if kind == "tool_summary"]
-        calls = {call["name"]: call for call in summary["calls"]}
-        prose = "".join(
-            choice["delta"].get("content") or ""
-            for kind, data in told
-            if kind == "tool_completion_chunk"
-            for choice in data["tool_results"]["choices"]
-        )
-    assert kinds == ["chat_completion_chunk", "tool_summary", "tool_completion_chunk", "done"]
-    assert calls["time_in"]["arguments"] == {"zone": "Europe/Berlin"}
-    assert datetime.fromisoformat(calls["time_in"]["result"]).tzinfo is not None
-    assert not calls["days_between"]["is_error"]
-    assert calls["time_in"]["result"] in prose
-    for kind, data in told:
-        show(kind, data)
-    shown = capsys.readouterr().out
-    assert 'time_in({"zone": "Europe/Berlin"}) = 20' in shown
+async def watched(*arguments: str) -> tuple[int, str, str]:
+    """The script's exit code, what it printed and what it complained about."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLE / "watch.py"), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    async with asyncio.timeout(DONE_WITHIN_S):
+        said, complained = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode(), complained.decode()
+
+
+async def test_the_model_is_given_what_the_tools_say(gateway: RunningGateway) -> None:
+    code, shown, complained = await watched(PROMPT, gateway.url)
+    assert (code, complained) == (0, "")
+    found = re.search(r'time_in\(\{"zone": "Europe/Berlin"\}\) = (\d{4}-\S+ \S+)  \[[\d.]+ ms\]', shown)
+    assert found is not None
+    assert re.search(r"days_between\(.*\) = -?\d+  \[", shown)
+    assert "--- round 1" in shown.splitlines()
+    assert found[1] in shown.rpartition("]\n---\n")[2]  # in the prose that comes after the tools
     assert shown.endswith("--- done \n")
 
 
-async def test_a_zone_that_is_none_is_a_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running('Use time_in for "Atlantis".', monkeypatch) as told:
-        (summary,) = [data["tool_summary"] for kind, data in told if kind == "tool_summary"]
-    (call,) = summary["calls"]
-    assert call["is_error"]
-    assert "Europe/Berlin" in call["result"]
-    assert told[-1][0] == "done"
+async def test_a_zone_that_is_none_is_a_failed_call(gateway: RunningGateway) -> None:
+    code, shown, _ = await watched('Use time_in for "Atlantis".', gateway.url)
+    assert code == 0
+    assert re.search(r"time_in\(.*\) = failed: .*they are named like Europe/Berlin", shown)
+    assert shown.endswith("--- done \n")
+
+
+async def test_a_gateway_that_is_not_there_is_told(gateway: RunningGateway) -> None:
+    code, _, complained = await watched(PROMPT, "http://127.0.0.1:9")
+    assert code == 1
+    assert complained.endswith("is the gateway running?\n")
+
+
+async def test_a_refusal_is_told(tmp_path: Path) -> None:
+    async with running_gateway("routes: {echo: demo://}", tmp_path) as other:
+        code, _, complained = await watched(PROMPT, other.url)
+    assert (code, complained) == (1, "400: Unknown model: calendar. Available models: ['echo']\n")
+
+
+async def test_its_port_is_a_variable() -> None:
+    assert load(EXAMPLE / "routes.yaml", {"PORT": "1234"}).server.port == 1234
+    assert load(EXAMPLE / "routes.yaml", {}).server.port == 8080
+
+
+async def test_the_tool_server_of_the_documentation_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "stream-routes.md").read_text(encoding="utf-8")
+    file = tmp_path / "clock_server.py"
+    file.write_text(text.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    servers = ToolServers({"clock": program(sys.executable, file)})
+    try:
+        catalogue = await servers.offer(["clock"])
+        outcome = await servers.call(Place("clock", "now"), {"zone": "UTC"})
+        wrong = await servers.call(Place("clock", "now"), {"zone": "Atlantis"})
+    finally:
+        await servers.close()
+    assert catalogue.names == ("now",)
+    assert re.fullmatch(r"\d\d:\d\d", outcome.text)
+    assert (outcome.is_error, wrong.is_error) == (False, True)

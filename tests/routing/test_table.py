@@ -14,7 +14,7 @@ from proxy.routing.balancing.two_choices import TwoChoices
 from proxy.routing.failure_kind import FailureKind
 from proxy.routing.limiter import RouteRules
 from proxy.routing.retry import Fallback, RetryRules
-from proxy.routing.table import NAMES_LISTED, RoutingTable, Timeouts, build_table
+from proxy.routing.table import NAMES_LISTED, RoutingTable, Timeouts, ToolLoop, build_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,10 +107,16 @@ def test_a_route_carries_its_settings(tmp_path: Path) -> None:
         auth: passthrough
         keepalive: 3s
         timeouts: {connect: 1s, first_token: 2s, idle: none, total: 4s}
+        tools: [clock, search.web]
+        toolchain: {max_rounds: 3}
+    tools:
+      clock: {mcp: {command: [clock]}}
+      search: {mcp: {command: [search]}}
     """
     route = table(tmp_path, text).find("chat", None)
     assert route.timeouts == Timeouts(connect_s=1.0, first_token_s=2.0, idle_s=None, total_s=4.0)
     assert (route.passthrough, route.keepalive_s) == (True, 3.0)
+    assert (route.tools, route.tool_loop) == (("clock", "search.web"), ToolLoop(max_rounds=3, parallel=8))
     assert route.replicas[0].target("/v1/x", "") == "/api/v1/x"
 
 

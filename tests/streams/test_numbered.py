@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 
 import pytest
 
@@ -104,6 +106,14 @@ class Follows:
         self.heard += [f"{first + at}:{text_of(each)}" for at, each in enumerate(events)]
 
 
+class Malformed:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def count_one(self) -> None:
+        self.count += 1
+
+
 class World:
     """A stream, its source, and its numbers."""
 
@@ -113,7 +123,7 @@ class World:
         self.source = Source()
         self.stream = Stream()
         self.stream.flow_from(self.source)
-        self.malformed = 0
+        self.malformed = Malformed()
         self.shelf = Shelf(room_bytes)
         self.concluded: list[GatewayError | None] = []
         self.numbered = NumberedStream(
@@ -121,7 +131,7 @@ class World:
             known=known,
             keeping=None if frames is None else Keeping(frames, bytes, self.shelf),
             conclude=self._conclude,
-            on_malformed=self._on_malformed,
+            on_malformed=self.malformed.count_one,
         )
 
     def listen(self) -> World:
@@ -135,9 +145,6 @@ class World:
     def _conclude(self, error: GatewayError | None) -> Ending:
         self.concluded.append(error)
         return DONE if error is None else Ending.failed(error)
-
-    def _on_malformed(self) -> None:
-        self.malformed += 1
 
 
 @pytest.mark.parametrize("frames", [None, 100], ids=["not kept", "kept"])
@@ -229,6 +236,17 @@ def test_there_is_one_end() -> None:
     assert world.concluded == []
 
 
+def test_what_ended_and_is_kept_holds_nothing_of_its_request() -> None:
+    world = World(frames=10).listen()
+    world.publish("a")
+    world.stream.end()
+    numbered, gone = world.numbered, weakref.ref(world)
+    del world
+    gc.collect()
+    assert gone() is None
+    assert Follows(numbered).fetch() == "1:a end"
+
+
 # ---- what has no place in a frame ----
 
 
@@ -243,7 +261,7 @@ def test_what_is_no_object_gets_no_number() -> None:
     world.stream.publish([raw(b"[DONE]")])
     world.stream.publish([raw(b" [DONE] "), event("c")])
     assert follower.all == "1:a 2:b 3:c"
-    assert world.malformed == 2
+    assert world.malformed.count == 2
 
 
 def test_a_protocol_nobody_knows_may_say_anything() -> None:
@@ -251,7 +269,7 @@ def test_a_protocol_nobody_knows_may_say_anything() -> None:
     follower = Follows(world.numbered)
     world.stream.publish([raw(b"hello"), raw(b"[DONE]"), event("c")])
     assert follower.all == '1:{"raw":"hello"} 2:c'
-    assert world.malformed == 0
+    assert world.malformed.count == 0
 
 
 def test_bytes_that_are_no_utf8_are_written_out() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 
 from proxy.errors import GatewayError, NotFound
@@ -152,3 +155,37 @@ def test_nothing_is_left_of_what_is_forgotten() -> None:
     assert store._held_bytes > 10 * 1000
     store.expire(1000)
     assert (store._held_bytes, store.next_deadline()) == (0, None)
+
+
+def test_five_thousand_streams_stay_under_the_cap_and_leave_nothing_behind() -> None:
+    most_bytes = 8 * 1024 * 1024
+    limits = StoreLimits(detach_s=30, replay_s=120, all_bytes=most_bytes)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        store = StreamStore(limits)
+        before = tracemalloc.get_traced_memory()[0]
+        highest = 0
+        for number in range(5000):
+            kept = kept_in(store)
+            for _ in range(20):
+                fill_more(kept, 250)
+            end(store, kept, now=number / 100)
+            highest = max(highest, store._held_bytes)
+        held = tracemalloc.get_traced_memory()[0] - before
+        left = len(store._streams)
+        assert store.expire(now=50 + 120) == []
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 500 < left < 5000
+    assert most_bytes * 0.9 < highest <= most_bytes
+    assert held < most_bytes * 1.1
+    assert (store._streams, store._held_bytes) == ({}, 0)
+    assert after < 256 * 1024
+
+
+def fill_more(kept: KeptStream, size_bytes: int) -> None:
+    data = b'{"a":"' + b"x" * (size_bytes - 8) + b'"}'
+    kept.numbered.write([Event(data, data, data)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,10 @@ class WatchedPage:
     def hosts(self) -> set[str]:
         """`host:port` of every request and WebSocket; `data:` and the like have none and are left out."""
         return {place for url in self.requested if (place := urlsplit(url).netloc)}
+
+    def heard(self) -> list[Any]:
+        """The JSON objects received, decoded: several may share a frame, a line each."""
+        return [json.loads(line) for frame in self.received for line in frame.splitlines()]
 
     async def keep_picture(self, name: str) -> None:
         """Keeps what is to be seen as `tests/artefacts/<name>.png`, for people to look at."""

@@ -36,13 +36,21 @@ async def running_gateway(routes_yaml: str, tmp_path: Path, *args: str) -> Async
     """Run `penstock serve --port 0` on this configuration until the block ends; then SIGTERM, at last SIGKILL."""
     configuration = tmp_path / "routes.yaml"
     configuration.write_text(routes_yaml, encoding="utf-8")
+    async with running_file(configuration, tmp_path, *args) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def running_file(configuration: Path, tmp_path: Path, *args: str, **env: str) -> AsyncIterator[RunningGateway]:
+    """The same with a file that is there already, and these variables besides the environment's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     log_file = tmp_path / "gateway.log"
     with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "proxy", "serve", "-c", str(configuration), "--port", "0", *args),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
+            env={**kept, **env},
         )
     try:
         yield RunningGateway(await _ready(process, log_file), process, log_file)

@@ -52,6 +52,10 @@ class MemoryTransport(asyncio.Transport):
         assert not self.closed, "a request on a closed connection"
         self.sent += data
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
     def pause_reading(self) -> None:
         self.reading = False
 

@@ -84,8 +84,9 @@ class MuxClient:
 @asynccontextmanager
 async def mux(gateway: Served, path: str = "/v1/ws", **connect: Any) -> AsyncIterator[MuxClient]:
     """A socket that speaks mux; `connect` are the library's own settings."""
-    settings = {"max_size": None, "close_timeout": 1, "compression": None, "subprotocols": ["llm-mux.v1"], **connect}
-    async with websockets.connect(gateway.ws_url + path, **settings) as socket:
+    dialect = websockets.Subprotocol("llm-mux.v1")
+    settings = {"max_size": None, "max_queue": None, "close_timeout": 1, "compression": None, **connect}
+    async with websockets.connect(gateway.ws_url + path, **{"subprotocols": [dialect], **settings}) as socket:
         yield MuxClient(socket)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +51,27 @@ class Playground:
         """Waits for the last turn's end and returns how it ended."""
         await self.page.locator(".turn:last-child .again").wait_for()
         return await self.page.locator(".turn:last-child .outcome").inner_text()
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The bodies that the page sent, in order."""
+        sent = map(json.loads, self.watched.sent)
+        return [frame["body"] for frame in sent if frame["type"] == "start"]
+
+    def answer(self, number: int) -> str:
+        """The text that came for the page's request number `number` (1, 2, …). A frame may come on two sockets: what
+        reaches one that the page has left is seen here, and not by the page."""
+        frames = [frame for frame in self.watched.heard() if frame.get("rid") == f"r{number}"]
+        chunks = {frame["seq"]: frame["data"]["chunk"] for frame in frames if "chunk" in frame.get("data", {})}
+        return "".join(choice["delta"].get("content") or "" for chunk in chunks.values() for choice in chunk["choices"])
+
+    def sockets(self) -> int:
+        """How many sockets the page opened."""
+        return sum(frame.startswith('{"type":"init"') for frame in self.watched.sent)
+
+    async def anew(self) -> None:
+        """Starts another conversation."""
+        await self.page.get_by_role("button", name="New", exact=True).click()
+        await self.page.get_by_text("Open the gate").wait_for()
 
     async def gauge(self, name: str) -> float:
         return float((await self.page.locator(f"[data-gauge={name}] output").inner_text()).replace(",", ""))

@@ -8,7 +8,7 @@
     garbage        print a line that is no message before each answer
     dies=CODE      say a line on standard error and end at once
     stubborn       ignore the end of the input and SIGTERM
-    notes=FILE     append a line to FILE for each start, call and cancellation
+    notes=FILE     append a line to FILE for each start, call, cancellation and end
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def main() -> None:
         message = json.loads(line)
         if "deaf" not in WORDS and (handle := HANDLERS.get(message["method"])):
             handle(message.get("id"), message.get("params") or {})
+    note("end")
     while "stubborn" in WORDS:
         time.sleep(1)
 

@@ -53,6 +53,9 @@ async def served(routes_yaml: str, tmp_path: Path, environ: dict[str, str] | Non
 
 
 def one_route(url: str, *settings: str, server: str = "port: 0") -> str:
-    """A configuration with the route `m` on one replica; `settings` are more lines of the route."""
+    """A configuration with the route `m` on one replica; `settings` are more lines of the route. What fails is tried
+    again only where they say so."""
+    if not any(line.startswith("retry:") for line in settings):
+        settings = (*settings, "retry: {attempts: 1}")
     lines = ["server:", *(f"  {line}" for line in server.splitlines()), "routes:", "  m:", f"    replicas: ['{url}']"]
     return "\n".join([*lines, *(f"    {line}" for line in settings)]) + "\n"

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxy.config.loader import load
@@ -22,6 +22,7 @@ from tests.support.upstream import (
     LAST_CHUNK,
     OK_EVENTS,
     Peer,
+    Script,
     ScriptedUpstream,
     answer,
     chunk,
@@ -88,9 +89,9 @@ class Model:
 
     upstream: ScriptedUpstream
     relay: Relay
+    hung_up: asyncio.Event
     opened: int = 0
     closed: int = 0
-    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -129,9 +130,9 @@ def exchanges_of(relay: Relay, count: Callable[[int, int], None] = lambda opened
     return Exchanges(open, close)
 
 
-@asynccontextmanager
-async def model(tmp_path: Path, *answers: bytes, then: str = "close") -> AsyncIterator[Model]:
-    """A model that gives these answers to its requests, one by one; `then` it closes, resets, or hangs."""
+def rounds_script(*answers: bytes, then: str = "close", hung_up: asyncio.Event | None = None) -> Script:
+    """A model that gives these answers to its requests, one by one, over whatever connections; `then` it closes,
+    resets, or hangs, and `hung_up` is set when the gateway has closed."""
     waiting = list(answers)
 
     async def script(peer: Peer) -> None:
@@ -143,16 +144,25 @@ async def model(tmp_path: Path, *answers: bytes, then: str = "close") -> AsyncIt
                 break
         if then == "hang":
             await peer.closed()
-            built.hung_up.set()
+            if hung_up is not None:
+                hung_up.set()
         elif then == "reset":
             peer.reset()
 
-    async with scripted_upstream(script) as upstream:
+    return script
+
+
+@asynccontextmanager
+async def model(tmp_path: Path, *answers: bytes, then: str = "close") -> AsyncIterator[Model]:
+    """A model that gives these answers to its requests, one by one; `then` it closes, resets, or hangs."""
+    hung_up = asyncio.Event()
+    async with scripted_upstream(rounds_script(*answers, then=then, hung_up=hung_up)) as upstream:
         file = tmp_path / "routes.yaml"
-        file.write_text(f'routes: {{m: {{replicas: ["{upstream.url}"], health: none}}}}', encoding="utf-8")
+        route = f'replicas: ["{upstream.url}"], health: none, retry: {{attempts: 1}}'
+        file.write_text(f"routes: {{m: {{{route}}}}}", encoding="utf-8")
         pool = Pool()
         dispatch = Dispatch(pool, max_event_bytes=1 << 24, on_malformed=lambda _: None)
-        built = Model(upstream, Relay(build_table(load(file, {})), dispatch))
+        built = Model(upstream, Relay(build_table(load(file, {})), dispatch), hung_up)
         try:
             yield built
         finally:

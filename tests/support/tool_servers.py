@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -40,6 +41,12 @@ def everything() -> Tool:
     if node is None or not EVERYTHING.exists():
         pytest.fail("no node, or no npm packages here: run scripts/install node", pytrace=False)
     return program(node, EVERYTHING, "stdio")
+
+
+def with_quick_tools(routes_yaml: str, *words: str, timeout: str = "20s") -> str:
+    """This configuration with the tool server `bench`, see quick_tools.py, that its routes may name."""
+    command = [sys.executable, "-S", str(HERE / "quick_tools.py"), *words]
+    return f"{routes_yaml}tools:\n  bench: {{mcp: {{command: {json.dumps(command)}}}, timeout: {timeout}}}\n"
 
 
 def at(url: str, timeout: str = "20s", **headers: str) -> Tool:

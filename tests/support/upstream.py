@@ -165,3 +165,19 @@ def answering_once(*pieces: bytes) -> Script:
         await peer.send(*pieces)
 
     return script
+
+
+def saying(*pieces: bytes, end: str = "end") -> Script:
+    """A script that answers the first request with these pieces, and then ends the connection, resets it, or stalls."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(*pieces)
+        if end == "reset":
+            if pieces:
+                await asyncio.sleep(0.02)  # a reset takes with it what the gateway has not read yet
+            peer.reset()
+        elif end == "stall":
+            await peer.closed()
+
+    return script

@@ -82,6 +82,33 @@ def test_a_request_begins_with_its_body() -> None:
     ]
 
 
+def test_rounds_add_up() -> None:
+    record, other = RequestRecord("r", "POST", "/", 0.0), RequestRecord("r", "POST", "/", 5.0)
+    for each, replica in ((record, 0), (other, 1)):
+        each.begin_attempt("m", replica)
+        each.end_attempt(Outcome.OK)
+        each.events, each.reads, each.tokens_in, each.tokens_out = 3, 2, 10, 4
+        each.add_queue_time(0.0, 0.02)
+        each.mark_first_token(6.0)
+        each.mark_last_event(7.0)
+    other.tokens_estimated = True
+    record.add_round(other)
+    assert (record.attempts, record.replica, record.queue_ms, record.events) == (2, 1, 40.0, 6)
+    assert record.attempted == [("m", 0, Outcome.OK), ("m", 1, Outcome.OK)]
+    assert (record.tokens_in, record.tokens_out, record.tokens_estimated) == (20, 8, True)
+    assert (record.ttft_ms, record.reads, record.last_event_ms) == (6000.0, None, None)
+
+
+def test_a_round_that_nothing_is_known_of_adds_nothing() -> None:
+    record, other = RequestRecord("r", "POST", "/", 0.0), RequestRecord("r", "POST", "/", 5.0)
+    record.begin_attempt("m", 1)
+    record.add_round(other)
+    assert (record.attempts, record.replica, record.tokens_in, record.tokens_out) == (1, 1, None, None)
+    other.tokens_in = 7
+    record.add_round(other)
+    assert (record.tokens_in, record.tokens_out) == (7, 0)
+
+
 def test_a_record_is_finished_once() -> None:
     request = record(status=200)
     assert request.finish(EndState.UPSTREAM_IDLE, 101.0)

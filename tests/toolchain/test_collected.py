@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamTimeout
-from proxy.toolchain import collected as collected_file
 from proxy.toolchain.collected import ToolchainCollection
 from proxy.toolchain.rounds import RoundRefused
 from proxy.toolchain.run import Request
@@ -94,19 +93,6 @@ async def test_max_rounds_is_told(tmp_path: Path) -> None:
         found = await there.collect()
     assert found.cut
     assert len(found.summaries) == len(found.completions) == 2
-
-
-async def test_a_very_long_answer_is_collected(tmp_path: Path) -> None:
-    long = "x" * 1_000_000
-    async with collection(tmp_path, whole(long)) as (there, _):
-        assert content((await there.collect()).completion) == long
-
-
-async def test_an_endless_answer_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collected_file, "WHOLE_BYTES", 500_000)
-    async with collection(tmp_path, whole("x" * 1_000_000)) as (there, _):
-        with pytest.raises(UpstreamInvalid, match="larger than 500000 bytes"):
-            await there.collect()
 
 
 @pytest.mark.parametrize(

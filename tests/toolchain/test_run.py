@@ -329,6 +329,29 @@ async def test_a_client_that_leaves_during_a_tool_cancels_it(tmp_path: Path) -> 
     assert not there.heard.ends
 
 
+async def test_a_run_that_is_stopped_has_let_go_of_the_upstream_at_once(tmp_path: Path) -> None:
+    async with stage(tmp_path, streamed(calls(call("echo", ECHO))), CUT, then="hang") as there:
+        await there.run.begin()
+        there.stage.stream.attach(there.heard)
+        async with asyncio.timeout(5):
+            while "It " not in there.heard.wire.decode():
+                await asyncio.sleep(0.001)
+        there.run.stop()
+        there.model.nothing_is_left()
+        there.run.stop()
+        await there.run.close()
+    assert not there.heard.ends
+
+
+async def test_a_run_that_is_stopped_before_its_first_word_was_passed_on_closes_it(tmp_path: Path) -> None:
+    async with stage(tmp_path, CUT, then="hang") as there:
+        await there.run.begin()
+        there.run.stop()
+        there.model.nothing_is_left()
+        async with asyncio.timeout(5):
+            await there.model.hung_up.wait()
+
+
 async def test_a_client_that_leaves_during_a_round_closes_the_upstream(tmp_path: Path) -> None:
     async with stage(tmp_path, streamed(calls(call("echo", ECHO))), CUT, then="hang") as there:
         await there.run.begin()

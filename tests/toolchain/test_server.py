@@ -63,7 +63,7 @@ async def test_a_death_during_a_call_is_an_error_result_and_the_next_call_finds_
         assert outcome.is_error
         assert outcome.text.startswith('tool server "bench": its program ended (exit code 9)')
         assert await bench.call("echo", {"text": "second"}) == Outcome("second")
-    assert notes.read_text().splitlines() == ["start", "echo first", "start", "echo second"]
+    assert notes.read_text().splitlines() == ["start", "echo first", "start", "echo second", "end"]
 
 
 async def test_a_call_to_a_server_that_died_meanwhile_is_run_once_by_a_new_one(tmp_path: Path) -> None:

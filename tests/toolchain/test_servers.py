@@ -15,7 +15,7 @@ from proxy.config.model import Config
 from proxy.errors import Unavailable
 from proxy.toolchain.catalogue import Place
 from proxy.toolchain.results import Outcome
-from proxy.toolchain.servers import LibraryMissing, ToolServers
+from proxy.toolchain.servers import LibraryMissing, ToolServers, require_library
 from tests.support.tool_servers import at, official, program, quick
 
 if TYPE_CHECKING:
@@ -113,3 +113,14 @@ async def test_arguments_and_results_are_never_logged(
     # What a server itself writes to its standard error is its own.
     ours = [record.getMessage() for record in caplog.records if not record.getMessage().startswith('tool server "a"')]
     assert not [line for line in ours if "canary-in-a-call" in line]
+
+
+def test_what_a_configuration_lacks_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = {"t": {"mcp": {"command": ["x"]}}}
+    unused = Config.model_validate({"tools": tools, "routes": {"a": {}}})
+    used = Config.model_validate({"tools": tools, "routes": {"a": {"tools": ["t.one"]}}})
+    require_library(used)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    require_library(unused)
+    with pytest.raises(LibraryMissing, match=r'pip install "penstock\[mcp\]"'):
+        require_library(used)

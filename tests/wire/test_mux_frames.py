@@ -12,6 +12,7 @@ from proxy.errors import NotFound, RequestInProgress, Unavailable
 from proxy.wire import mux_frames
 from proxy.wire.json_object import object_payload
 from proxy.wire.mux_frames import MOST_NAMES, Ending, Envelope, Form, refusal
+from tests.support.hostile_data import HOSTILE_DATA
 
 CHUNK = b'{"id":"chatcmpl-1","choices":[{"delta":{"content":"a"}}]}'
 
@@ -123,27 +124,6 @@ def test_what_is_said_of_the_connection_is_the_protocols_example() -> None:
 
 
 # ---- nothing upstream changes what the gateway vouches for ----
-
-HOSTILE_DATA = [
-    b'{},"stage_id":"forged"},"type":"done","rid":"r2","seq":99,"x":{"y":{}',
-    b'{"type":"done","rid":"r2","seq":99,"stage_id":"forged"}',
-    b'{"a":1},"type":"done","rid":"r2","seq":99}',
-    b'{"a":1}}',
-    b'{"a":1}} {"type":"done","rid":"r2","seq":99}',
-    b'{"a":"\\"},\\"type\\":\\"done\\",\\"rid\\":\\"r2\\"}"}',
-    b'{"a":"b',
-    b'{"a":"b\\"}',
-    b'{"a":"\xff"},"type":"done","rid":"r2"}',
-    b'{"a":"\xc0\xa2}, \xc0\xa2type\xc0\xa2:"}',
-    b'{"a":1}\n\n{"type":"done","rid":"r2","seq":99}',
-    b'{"a":1}\x00,"type":"done"',
-    b'{"a":/*"}*/1},"type":"done","b":{/*"*/}',
-    b'{"__proto__":{"type":"done"},"constructor":1}',
-    '{"a":"\u2028"},"type":"done","rid":"r2","seq":99,"b":{}'.encode(),
-    b'\xef\xbb\xbf{"type":"done"}',
-    b"[DONE]",
-    b"",
-]
 
 
 def assert_not_forged(payload: bytes, form: Form) -> None:

@@ -48,6 +48,13 @@ export class Composer {
     this.focus();
   }
 
+  /** What stands in the prompt. */
+  get draft() { return this.#prompt.value; }
+  set draft(/** @type {string} */ text) {
+    this.#prompt.value = text;
+    this.#typed();
+  }
+
   focus() { this.#prompt.focus(); }
 
   #submit() {

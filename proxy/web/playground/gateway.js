@@ -1,37 +1,27 @@
-// The line to the gateway: one WebSocket on /v1/ws, the bare dialect, reconnecting by itself.
-// It carries one exchange at a time and tells who listens; what is shown, and how, belongs to others.
+// The line to the gateway. Whether this page's key may connect is asked over HTTP, for only there a refusal has a status;
+// the socket, with all that runs on it, is then the client's, which reconnects and resumes by itself.
 
-import { subprotocols } from "./credentials.js";
+import { connect } from "../client.js";
 
-/** @typedef {{message: string, type?: string, param?: string|null, code?: string}} GatewayError */
-/** @typedef {{how: "done"|"cancelled"|"lost"} | {how: "error", error: GatewayError, status: number}} Ending */
-/** @typedef {{event(data: object, at: number): void, end(ending: Ending, at: number): void}} Listener  times in ms */
+/** @typedef {{message: string, type?: string|null, param?: string|null, code?: string|null}} GatewayError */
+/** @typedef {{how: "done"|"cancelled"} | {how: "error", error: GatewayError, status: number}} Ending */
+/** @typedef {{state(state: string, position: number): void, event(data: object, at: number): void,
+ *             end(ending: Ending, at: number): void}} Listener  times in ms */
 /** @typedef {{name: "connecting"|"connected"|"refused"} | {name: "lost", again_ms: number}} LineState */
 /** @typedef {"welcome"|"refused"|"unreachable"} Admission */
 
-const BACKOFF_MS = { first: 500, most: 15_000 };
-const SETTLED_MS = 5_000; // a socket that lived this long was a good one: the next backoff starts anew
-
-/** How long to wait before try number `tries` (1, 2, …), in ms; `chance` in [0, 1) spreads the clients of a restart. */
-export function backoff(tries, chance) {
-  const whole = Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (tries - 1));
-  return Math.round(whole * (0.5 + chance / 2));
-}
-
 export class Gateway {
   #url; #key; #admit; #watch;
+  #client = /** @type {import("../client.js").Gateway|null} */ (null);
   #socket = /** @type {WebSocket|null} */ (null);
-  #listener = /** @type {Listener|null} */ (null);
-  #stopping = false;
   #epoch = 0; // counts what open() started: what belongs to an older epoch is over
-  #tries = 0;
-  #timer = 0;
+  #isKnown = false; // whether the models on the page are this connection's
 
   /**
    * @param {URL} url  of the WebSocket
    * @param {{key: () => string, admit: () => Promise<Admission>,
-   *          watch: {state(state: LineState): void, frame(way: "in"|"out"|"note", text: string, at: number): void}}} parts
-   *   `admit` asks over HTTP whether this key may connect: a page cannot see the status of a failed handshake.
+   *          watch: {state(state: LineState): void, refused(error: GatewayError): void,
+   *                  frame(way: "in"|"out"|"note", text: string, at: number): void}}} parts
    */
   constructor(url, { key, admit, watch }) {
     this.#url = url;
@@ -40,92 +30,79 @@ export class Gateway {
     this.#watch = watch;
   }
 
-  get connected() { return this.#socket?.readyState === WebSocket.OPEN; }
-  get busy() { return this.#listener !== null; }
-
-  /** (Re)connects now, with the key as it is now. What runs is lost. */
+  /** Connects anew, with the key as it is now. What runs is given up. */
   async open() {
     const epoch = ++this.#epoch;
-    clearTimeout(this.#timer);
-    this.#drop();
+    const old = this.#client;
+    this.#client = null;
+    old?.close();
     this.#watch.state({ name: "connecting" });
     const admission = await this.#admit();
     if (epoch !== this.#epoch) return;
-    if (admission === "refused") this.#watch.state({ name: "refused" });
-    else if (admission === "unreachable") this.#retry();
-    else this.#dial(epoch);
+    if (admission === "refused") return this.#watch.state({ name: "refused" });
+    this.#isKnown = admission === "welcome";
+    this.#connect();
   }
 
-  /** Sends one chat-completions body. The caller looks at `connected` and `busy` first. */
+  /** Now, instead of when its time comes. */
+  reconnect() { this.#client?.reconnect(); }
+
+  /** Closes the socket, and nothing else: what runs goes on when the next one is there. */
+  cut() { this.#socket?.close(); }
+
+  /** Sends one chat-completions body; the caller has seen that the line is connected. Returns what cancels it. */
   ask(body, /** @type {Listener} */ listener) {
-    this.#listener = listener;
-    this.#stopping = false;
-    this.#send(JSON.stringify(body));
+    const stream = this.#client.chat({ ...body, stream: true });
+    stream.addEventListener("state", () => listener.state(stream.state, stream.position));
+    this.#read(stream, listener);
+    return stream;
   }
 
-  /** Asks the gateway to stop; the listener's end comes with its confirmation. */
-  cancel() {
-    if (!this.#listener || this.#stopping) return;
-    this.#stopping = true;
-    this.#send('{"type":"cancel"}');
-  }
-
-  #dial(epoch) {
-    const socket = new WebSocket(this.#url, subprotocols(this.#key()));
-    let opened_ms = 0;
-    this.#socket = socket;
-    socket.onopen = () => {
-      opened_ms = performance.now();
-      this.#watch.frame("note", "connected", opened_ms);
-      this.#watch.state({ name: "connected" });
-    };
-    socket.onmessage = (message) => this.#receive(message.data, performance.now());
-    socket.onclose = (closing) => {
-      if (epoch !== this.#epoch) return;
-      const now = performance.now();
-      this.#watch.frame("note", `closed ${closing.code} ${closing.reason}`.trim(), now);
-      if (opened_ms && now - opened_ms > SETTLED_MS) this.#tries = 0;
-      this.#drop();
-      this.#retry();
-    };
-  }
-
-  #send(text) {
-    this.#watch.frame("out", text, performance.now());
-    this.#socket?.send(text);
-  }
-
-  #receive(text, at) {
-    this.#watch.frame("in", text, at);
-    if (text === "[DONE]") return this.#end({ how: "done" }, at);
-    let data;
-    try { data = JSON.parse(text); } catch { return; } // the frames panel shows it; there is nothing to add
-    if (data?.error) return this.#end({ how: "error", error: data.error, status: data.status ?? 0 }, at);
-    // A confirmation that comes after an answer's own end is not about the next one.
-    if (data?.type === "cancel") return this.#stopping && this.#end({ how: "cancelled" }, at);
-    this.#listener?.event(data, at);
-  }
-
-  #end(/** @type {Ending} */ ending, at) {
-    const listener = this.#listener;
-    this.#listener = null;
-    this.#stopping = false;
-    listener?.end(ending, at);
-  }
-
-  #drop() {
-    const socket = this.#socket;
-    this.#socket = null;
-    if (socket) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.close();
+  async #read(stream, listener) {
+    const ending = { how: "done" };
+    try {
+      for await (const chunk of stream) listener.event(chunk, performance.now());
+      ending.how = stream.state;
+    } catch (error) {
+      Object.assign(ending, { how: "error", error, status: error.status ?? 0 });
     }
-    if (this.#listener) this.#end({ how: "lost" }, performance.now());
+    listener.end(ending, performance.now());
   }
 
-  #retry() {
-    const again_ms = backoff(++this.#tries, Math.random());
+  #connect() {
+    const note = (words) => this.#watch.frame("note", words, performance.now());
+    const keep = (socket) => { this.#socket = socket; };
+    class NotedSocket extends WebSocket {
+      constructor(...given) {
+        super(...given);
+        keep(this);
+        this.addEventListener("open", () => note("connected"));
+        this.addEventListener("close", ({ code, reason }) => note(`closed ${code} ${reason}`.trim()));
+      }
+    }
+    const frame = (way, text) => this.#watch.frame(way, text, performance.now());
+    const client = this.#client = connect(this.#url, { key: this.#key, WebSocket: NotedSocket, onframe: frame });
+    client.addEventListener("state", () => { if (client === this.#client) this.#tell(client); });
+  }
+
+  #tell({ state, retryInMs, error }) {
+    if (state === "connecting") this.#watch.state({ name: state });
+    if (state === "open") this.#welcome();
+    if (state === "lost") this.#lose(retryInMs);
+    if (state === "refused") {
+      this.#watch.state({ name: state });
+      this.#watch.refused(error);
+    }
+  }
+
+  #welcome() {
+    this.#watch.state({ name: "connected" });
+    if (!this.#isKnown) this.#admit(); // another gateway may be there now, with other models
+    this.#isKnown = true;
+  }
+
+  #lose(again_ms) {
+    this.#isKnown = false;
     this.#watch.state({ name: "lost", again_ms });
-    this.#timer = setTimeout(() => this.open(), again_ms);
   }
 }

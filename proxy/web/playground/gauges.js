@@ -1,11 +1,11 @@
-// Shows a meter: four numbers and the gaps between tokens.
+// Shows a meter: four numbers and the gaps between tokens; and the first tokens of the answers before it.
 
-import { GAPS_KEPT, quantile } from "./meter.js";
+import { GAPS_KEPT } from "./meter.js";
+import { Plot } from "./plot.js";
 
 /** @typedef {import("./meter.js").Reading} Reading */
 
-const WIDTH = 320, HEIGHT = 56, PITCH = WIDTH / GAPS_KEPT; // the sparkline's own units
-const LEAST_SCALE_MS = 10;
+const FIRSTS_KEPT = 40;
 
 const whole = (number) => Math.round(number).toLocaleString("en-GB");
 const fixed = (number, places) => number.toFixed(places);
@@ -20,17 +20,8 @@ export function words(/** @type {Reading} */ reading) {
   };
 }
 
-/** The path of one bar a gap, newest at the right edge, at most the drawing's height. */
-export function bars(gaps, scale_ms) {
-  const left = WIDTH - gaps.length * PITCH;
-  return gaps.map((gap, at) => {
-    const height = Math.max(1, Math.min(1, gap / scale_ms) * (HEIGHT - 2));
-    return `M${(left + (at + 0.5) * PITCH).toFixed(1)} ${HEIGHT}v${(-height).toFixed(1)}`;
-  }).join("");
-}
-
 export class Gauges {
-  #outputs = {}; #bars; #median; #gapWords; #exact; #host;
+  #outputs = {}; #gaps; #firsts; #exact; #host;
 
   constructor(/** @type {Document} */ page) {
     this.#host = page.getElementById("gauges");
@@ -38,13 +29,12 @@ export class Gauges {
       this.#outputs[gauge.dataset.gauge] = gauge.querySelector("output");
     }
     this.#exact = this.#host.querySelector("[data-gauge=tokens] abbr");
-    this.#bars = page.getElementById("gap-bars");
-    this.#median = page.getElementById("gap-median");
-    this.#gapWords = page.getElementById("gap-words");
+    this.#gaps = new Plot(page.getElementById("gaps"), GAPS_KEPT);
+    this.#firsts = new Plot(page.getElementById("firsts"), FIRSTS_KEPT);
   }
 
-  /** Draws what `meter` reads at `now` (ms). */
-  show(meter, now) {
+  /** Draws what `meter` reads at `now` (ms), and what each of `meters`, in the order they began, knows of first tokens. */
+  show(meter, meters, now) {
     const reading = meter.read(now);
     const texts = words(reading);
     for (const name in texts) if (this.#outputs[name].value !== texts[name]) this.#outputs[name].value = texts[name];
@@ -52,17 +42,15 @@ export class Gauges {
     this.#exact.title = "counted by the page: the model has not told its own count";
     this.#host.classList.remove("idle");
     this.#host.classList.toggle("waiting", reading.waiting);
-    this.#draw(meter.gaps);
+    this.#gaps.draw(meter.gaps);
+    this.#firsts.draw(meters.slice(-FIRSTS_KEPT).map((each) => each.untilFirst(now)).filter((time) => time !== null));
   }
 
-  #draw(gaps) {
-    const median = quantile(gaps, 0.5), late = quantile(gaps, 0.95), worst = Math.max(0, ...gaps);
-    const scale_ms = Math.max(LEAST_SCALE_MS, Math.min(worst, median * 6 || worst));
-    const level = (HEIGHT - (median / scale_ms) * (HEIGHT - 2)).toFixed(1);
-    this.#bars.setAttribute("d", bars(gaps, scale_ms));
-    this.#median.setAttribute("d", gaps.length ? `M0 ${level}h${WIDTH}` : "");
-    this.#gapWords.value = gaps.length
-      ? `median ${fixed(median, 1)} · p95 ${fixed(late, 1)} · most ${fixed(worst, 1)} ms`
-      : "";
+  /** Nothing is measured. */
+  rest() {
+    for (const name in this.#outputs) this.#outputs[name].value = "–";
+    this.#host.classList.remove("waiting");
+    this.#host.classList.add("idle");
+    this.#gaps.draw([]);
   }
 }

@@ -1,29 +1,28 @@
-// The playground: builds each part once and joins them. A prompt goes composer → conversation → gateway; its events
-// come back gateway → meter, answer, frames, and are drawn once an animation frame.
+// The playground: builds each part once and joins them. A prompt goes composer → talk → gateway; its events come back
+// gateway → talk (meter, answer) and frames, and are drawn once an animation frame.
 
 import { readCatalogue } from "./catalogue.js";
 import { Composer } from "./composer.js";
-import { Conversation } from "./conversation.js";
 import { Frames } from "./frames.js";
 import { Gateway } from "./gateway.js";
 import { Gauges } from "./gauges.js";
 import { KeyDialog } from "./key.js";
 import { LineSign } from "./line.js";
-import { Meter } from "./meter.js";
+import { Talk } from "./talk.js";
+import { Talks } from "./talks.js";
 import { wireTheme } from "./theme.js";
-import { Transcript } from "./transcript.js";
 
 const MODEL_PLACE = "penstock.model";
 const INSTRUMENTS_MS = 100; // ten readings a second: calm to look at, and most of a frame's drawing is saved
+const METERS_KEPT = 64;
 const byId = (id) => document.getElementById(id);
 
-let conversation = new Conversation();
 const frames = new Frames(document);
 const gauges = new Gauges(document);
-const transcript = new Transcript(document, { again: askAgain });
 const keyDialog = new KeyDialog(document, { changed: () => gateway.open() });
-const lineSign = new LineSign(document, { reconnect: () => gateway.open() });
-const composer = new Composer(document, { send: ask, stop: () => gateway.cancel() });
+const lineSign = new LineSign(document, { reconnect: () => gateway.reconnect(), cut: () => gateway.cut() });
+const composer = new Composer(document, { send: ask, stop: () => talks.shown.stop() });
+const talks = new Talks(document, { choose: show, close });
 const gateway = new Gateway(socketUrl(), {
   key: () => keyDialog.key,
   admit,
@@ -32,6 +31,7 @@ const gateway = new Gateway(socketUrl(), {
       lineSign.show(state);
       composer.connected = state.name === "connected";
     },
+    refused(error) { refuse(error, error.status); },
     frame(way, text, at) {
       frames.add(way, text, at);
       paintSoon();
@@ -39,56 +39,58 @@ const gateway = new Gateway(socketUrl(), {
   },
 });
 
-/**
- * One prompt and its answer; `kept` says whether the turn became part of its conversation.
- * @typedef {{prompt: string, conversation: Conversation, answer: import("./answer.js").Answer, meter: Meter,
- *            running: boolean, kept: boolean}} Exchange
- */
-let current = /** @type {Exchange|null} */ (null); // under way, or the last one
+const meters = /** @type {import("./meter.js").Meter[]} */ ([]); // of the last answers, in the order they were asked for
 let painting = 0, measured = 0;
 
 function ask(prompt) {
-  const { tuning } = composer;
-  const body = conversation.body(tuning, prompt);
-  const answer = transcript.begin(prompt, body.model);
-  const sent = performance.now();
-  const exchange = { prompt, conversation, answer, meter: new Meter(sent), running: true, kept: false };
-  current = exchange;
-  composer.running = true;
-  localStorage.setItem(MODEL_PLACE, tuning.model);
-  frames.begin(sent);
-  gateway.ask(body, {
-    event(data, at) {
-      if (exchange.answer.take(data)) exchange.meter.token(at);
-      if (data.usage?.completion_tokens) exchange.meter.usage(data.usage.completion_tokens);
-    },
-    end: (ending, at) => conclude(exchange, ending, at),
-  });
+  begin((tuning, now) => talks.shown.ask(prompt, tuning, now));
 }
 
-function conclude(/** @type {Exchange} */ exchange, ending, at) {
-  exchange.running = false;
-  exchange.meter.end(at);
-  exchange.answer.paint();
-  exchange.kept = exchange.conversation.keep(exchange.prompt, exchange.answer.text);
-  transcript.end(exchange.answer, ending, exchange.meter.read(at));
-  composer.running = false;
+function askAgain(/** @type {Talk} */ talk) {
+  if (!talk.isRunning && composer.ready()) begin((tuning, now) => talk.askAgain(tuning, now));
+}
+
+/** Has the shown talk send something, with the settings as they are. */
+function begin(send) {
+  const { tuning } = composer, now = performance.now();
+  localStorage.setItem(MODEL_PLACE, tuning.model);
+  frames.begin(now);
+  send(tuning, now);
+  meters.push(talks.shown.current.meter);
+  meters.splice(0, meters.length - METERS_KEPT);
+  composer.running = true;
+  talks.paint();
+}
+
+function ended(/** @type {Talk} */ talk, ending) {
+  if (talk === talks.shown) composer.running = false;
   if (ending.how === "error" && ending.status === 401) keyDialog.ask(ending.error.message);
   paintSoon();
 }
 
-function askAgain() {
-  if (!current || current.running || !composer.ready()) return;
-  if (current.kept) conversation.forgetLast();
-  transcript.withdraw();
-  ask(current.prompt);
+function startAnew() {
+  if (!talks.shown?.isEmpty) show(new Talk(document, gateway, { again: askAgain, changed: paintSoon, ended }));
+  composer.focus();
 }
 
-function startAnew() {
-  if (current?.running) gateway.cancel();
-  conversation = new Conversation();
-  transcript.clear();
-  composer.focus();
+function show(/** @type {Talk} */ talk) {
+  if (talks.shown) talks.shown.draft = composer.draft;
+  talks.show(talk);
+  settleOn(talk);
+}
+
+function close(/** @type {Talk} */ talk) {
+  talk.stop();
+  talks.remove(talk);
+  settleOn(talks.shown);
+}
+
+/** Everything about the shown talk that is not its turns. */
+function settleOn(/** @type {Talk} */ talk) {
+  composer.draft = talk.draft;
+  composer.running = talk.isRunning;
+  measured = 0;
+  paintSoon();
 }
 
 /** One drawing a frame, however many events came; while an answer runs the clock on the gauges goes on too. */
@@ -99,15 +101,15 @@ function paintSoon() {
 function paint() {
   painting = 0;
   const now = performance.now();
-  const running = current?.running ?? false;
-  current?.answer.paint();
-  transcript.follow();
-  if (!running || now - measured >= INSTRUMENTS_MS) {
+  talks.shown.paint();
+  if (!talks.areRunning || now - measured >= INSTRUMENTS_MS) {
     measured = now;
-    frames.paint(running);
-    if (current) gauges.show(current.meter, now);
+    frames.paint(talks.areRunning);
+    talks.paint();
+    if (talks.shown.isEmpty) gauges.rest();
+    else gauges.show(talks.shown.current.meter, meters, now);
   }
-  if (running) paintSoon();
+  if (talks.areRunning) paintSoon();
 }
 
 /** Whether the gateway takes this page's key; its models are shown on the way. */
@@ -116,11 +118,13 @@ async function admit() {
   if (catalogue.admission === "welcome") {
     composer.offer(catalogue.models, localStorage.getItem(MODEL_PLACE) ?? "");
     notice(catalogue.models.length ? "" : "No models: routes.yaml has no route that this key may use.");
-  } else if (catalogue.admission === "refused") {
-    notice(`${catalogue.error?.message ?? "The gateway refused this page."} (${catalogue.status})`);
-    if (catalogue.status === 401) keyDialog.ask(keyDialog.key ? "The gateway does not know this key." : "This gateway asks for a key.");
-  }
+  } else if (catalogue.admission === "refused") refuse(catalogue.error, catalogue.status);
   return catalogue.admission;
+}
+
+function refuse(error, status) {
+  notice(`${error?.message ?? "The gateway refused this page."} (${status})`);
+  if (status === 401) keyDialog.ask(keyDialog.key ? "The gateway does not know this key." : "This gateway asks for a key.");
 }
 
 function notice(words) {
@@ -136,7 +140,7 @@ function socketUrl() {
 
 function pressed(/** @type {KeyboardEvent} */ key) {
   if (key.isComposing || document.querySelector("dialog[open]")) return;
-  if (key.key === "Escape" && key.target !== byId("frame-filter")) gateway.cancel(); // there it empties the field
+  if (key.key === "Escape" && key.target !== byId("frame-filter")) talks.shown.stop(); // there it empties the field
   if (key.key === "/" && !key.target.closest?.("input, textarea, select") && !key.ctrlKey && !key.metaKey) {
     key.preventDefault();
     composer.focus();
@@ -150,6 +154,6 @@ byId("samples").addEventListener("click", (click) => {
 });
 byId("new-conversation").addEventListener("click", startAnew);
 document.addEventListener("keydown", pressed);
-addEventListener("online", () => gateway.connected || gateway.open());
-document.addEventListener("visibilitychange", () => document.hidden || gateway.busy || admit());
+document.addEventListener("visibilitychange", () => document.hidden || talks.areRunning || admit());
+startAnew();
 gateway.open();

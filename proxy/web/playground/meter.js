@@ -32,6 +32,12 @@ export class Meter {
   /** The latest gaps, oldest first, in ms; at most GAPS_KEPT. */
   get gaps() { return this.#gaps; }
 
+  /** How long the first token took, or takes so far, in ms; null for an answer that ended without one. */
+  untilFirst(now) {
+    if (this.#first !== null) return this.#first - this.#sent;
+    return this.#ended === null ? now - this.#sent : null;
+  }
+
   /** @returns {Reading}  `rate` is tokens a second after the first one; null until two have come */
   read(now) {
     const tokens = this.#told ?? this.#deltas;

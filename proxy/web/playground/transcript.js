@@ -12,12 +12,18 @@ const NEAR_END_PX = 48;
 const ENDED = {
   done: (answer) => answer.finish || "done",
   cancelled: () => "stopped",
-  lost: () => "connection lost",
   error: () => "failed",
 };
 
+const UNDER_WAY = {
+  queued: (position) => `in the queue, place ${position}`,
+  lost: () => "the connection is lost; the answer goes on when it is back",
+};
+
 export class Transcript {
-  #scroller; #turns; #opening; #follows = true;
+  title = ""; // the first prompt
+  #scroller; #turns; #opening; #follows = true; #isShown = false;
+  #kept = document.createDocumentFragment(); // the turns, while another transcript is on the page
   #again; // asks for the last prompt once more
 
   constructor(/** @type {Document} */ page, { again }) {
@@ -25,14 +31,15 @@ export class Transcript {
     this.#turns = page.getElementById("turns");
     this.#opening = page.getElementById("opening");
     this.#again = again;
-    this.#scroller.addEventListener("scroll", () => { this.#follows = this.#atEnd(); }, { passive: true });
+    this.#scroller.addEventListener("scroll", () => { if (this.#isShown) this.#follows = this.#atEnd(); }, { passive: true });
     new ResizeObserver(() => this.follow()).observe(this.#scroller); // the composer grew, or a phone's keyboard came
   }
 
   /** Puts a prompt on the page and a place for its answer. */
   begin(/** @type {string} */ prompt, /** @type {string} */ model) {
+    this.title ||= prompt;
     this.#opening.hidden = true;
-    for (const old of this.#turns.querySelectorAll(".again")) old.remove();
+    for (const old of this.#place.querySelectorAll(".again")) old.remove();
     const turn = element("li", "turn running");
     const asked = element("div", "asked");
     asked.append(element("p", "speaker", "You"), element("p", "asked-text", prompt));
@@ -41,23 +48,32 @@ export class Transcript {
     place.setAttribute("aria-busy", "true");
     answered.append(element("p", "speaker", model), place, element("p", "turn-foot"));
     turn.append(asked, answered);
-    this.#turns.append(turn);
+    this.#place.append(turn);
     this.#follows = true;
     this.follow();
     return new Answer(place);
   }
 
-  /** Closes an answer's turn: how it ended, what was measured, and a way to ask again. */
-  end(/** @type {Answer} */ answer, /** @type {Ending} */ ending, /** @type {Reading} */ reading) {
+  /** Says how an answer under way stands, where there is something to say. */
+  note(/** @type {Answer} */ answer, /** @type {string} */ state, /** @type {number} */ position) {
     const turn = answer.host.closest(".turn");
+    if (turn?.classList.contains("running")) turn.querySelector(".turn-foot").textContent = UNDER_WAY[state]?.(position) ?? "";
+  }
+
+  /** Closes an answer's turn: how it ended, what was measured, and a way to ask again. */
+  end(/** @type {Answer} */ answer, /** @type {Ending} */ ending, /** @type {Reading} */ reading, /** @type {number} */ losses) {
+    const turn = answer.host.closest(".turn");
+    if (!turn) return; // withdrawn
     turn.classList.remove("running");
     answer.host.removeAttribute("aria-busy");
     if (ending.how === "error") answer.host.append(complaint(ending));
-    if (ending.how === "lost") answer.host.append(element("p", "failure", "The connection was lost before the answer ended."));
     const foot = turn.querySelector(".turn-foot");
+    foot.replaceChildren();
     const outcome = element("span", "outcome", ENDED[ending.how](answer));
     outcome.dataset.how = ending.how;
-    foot.append(outcome, element("span", "measured", measured(reading)));
+    foot.append(outcome);
+    if (losses) foot.append(element("span", "resumed", losses === 1 ? "resumed once" : `resumed ${losses} times`));
+    foot.append(element("span", "measured", measured(reading)));
     if (answer.text && navigator.clipboard) { // pages on plain HTTP from afar have no clipboard
       foot.append(button("copy", "Copy", () => navigator.clipboard.writeText(answer.text)));
     }
@@ -66,16 +82,28 @@ export class Transcript {
   }
 
   /** Takes the last turn off the page, for its prompt is asked again. */
-  withdraw() { this.#turns.lastElementChild?.remove(); }
+  withdraw() { this.#place.lastElementChild?.remove(); }
 
-  clear() {
-    this.#turns.replaceChildren();
-    this.#opening.hidden = false;
+  /** Puts its turns on the page, unannounced: they are not news. */
+  show() {
+    this.#isShown = true;
+    this.#turns.setAttribute("aria-live", "off");
+    this.#turns.append(this.#kept);
+    this.#opening.hidden = this.#turns.childElementCount > 0;
+    requestAnimationFrame(() => this.#turns.setAttribute("aria-live", "polite"));
   }
+
+  hide() {
+    this.#isShown = false;
+    this.#kept.append(...this.#turns.children);
+  }
+
+  /** Where its turns are. */
+  get #place() { return this.#isShown ? this.#turns : this.#kept; }
 
   /** Keeps the answer's end in view. Reads the layout, so it is called once a frame. */
   follow() {
-    if (this.#follows) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    if (this.#isShown && this.#follows) this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
 
   #atEnd() {
