@@ -40,6 +40,7 @@ from proxy.downstream.tool_chats import ToolChats
 from proxy.downstream.tool_runs import ToolRuns
 from proxy.downstream.websocket import UPGRADABLE_PATHS, SessionLimits, WebSocketApi
 from proxy.loop_lag import LoopLag
+from proxy.realtime import Realtime
 from proxy.relay import Relay
 from proxy.routing.table import Route, build_table
 from proxy.streams.store import StoreLimits, StreamStore
@@ -122,7 +123,7 @@ class Gateway:
             SessionLimits(config.server.max_body_bytes, sockets.ping_s, sockets.age_s, sockets.streams),
             self._turns,
             self._finished,
-            self._dialler.dial,
+            Realtime(self._relay, self._dialler),
         )
         self._runners: list[ClientRunner] = []
         self._main_site: web.TCPSite | None = None

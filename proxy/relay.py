@@ -106,7 +106,8 @@ class Relay:
 
     def close(self, answer: Answer, record: RequestRecord) -> None:
         """The answer is over, one way or the other: what still runs upstream is stopped, and the record is finished."""
-        left = answer.body is None and not answer.stream.ended
+        told = answer.watcher.failure is not None  # the upstream's error event: a client may leave after it
+        left = answer.body is None and not answer.stream.ended and not told
         self.close_round(answer, record)
         self.leave(answer.stream)
         record.finish(EndState.CLIENT_CLOSED if left else _end_state(answer), self._loop.time())

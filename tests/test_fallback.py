@@ -108,7 +108,7 @@ def routes(tmp_path: Path, *chain: str, chat: str = "", other: str = "") -> Rout
 )
 async def test_a_route_that_fails_falls_back(script: object, there: House, tmp_path: Path) -> None:
     async with scripted_upstream(script) as bad, scripted_upstream(answering(HELLO)) as good:  # type: ignore[arg-type]
-        table = routes(tmp_path, bad.url, good.url, chat=", timeouts: {first_token: 30ms}")
+        table = routes(tmp_path, bad.url, good.url, chat=", timeouts: {first_token: 150ms}")
         opened = await there.open(table)
         assert (opened.kind, opened.route.name, there.way()) == (None, "b", ["chat", "b"])
         assert there.record.attempts == 2

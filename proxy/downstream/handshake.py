@@ -57,7 +57,8 @@ def read_offer(request: web.Request) -> Offer:
 
 def without_credentials(request: web.Request, offer: Offer) -> web.Request:
     """The request with nothing but the selected subprotocol in its offer: aiohttp logs the list when none matches."""
-    headers = CIMultiDict(request.headers)
+    said = request.headers.items()
+    headers = CIMultiDict((name, value) for name, value in said if value.isascii())  # it cannot copy others
     headers.popall(_OFFER, None)
     if offer.selected is not None:
         headers[_OFFER] = offer.selected

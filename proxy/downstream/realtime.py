@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from aiohttp import WSMsgType, web
 
@@ -18,10 +17,10 @@ from proxy.downstream.frame_outlet import Socket
 from proxy.downstream.gate import raw_headers
 from proxy.downstream.handshake import Offer
 from proxy.downstream.outlet import LARGE_BYTES, Outlet
-from proxy.errors import GatewayError, UpstreamError
-from proxy.relay import Relay, draining
+from proxy.errors import GatewayError, InvalidRequest, UpstreamError
+from proxy.realtime import Line
+from proxy.relay import draining
 from proxy.request import ProxyRequest, RequestBody
-from proxy.routing.table import Route
 from proxy.telemetry.attempt import Outcome, outcome_of
 from proxy.telemetry.record import Dialect, EndState, RequestRecord, end_state_of
 from proxy.wire.frames import text_frame_head
@@ -44,38 +43,14 @@ from proxy.wire.upgrade import UpgradeRefused
 _BINARY = b"\x82"
 
 
-class Listener(Protocol):
-    """Who is told what the model server says."""
-
-    def message(self, opcode: Opcode, payload: bytes) -> bool: ...
-    def closed(self, code: int | None, reason: str) -> None: ...
-    def lost(self, error: UpstreamError) -> None: ...
-
-
-class UpstreamSocket(Protocol):
-    """`upstream.websocket`'s, which this side must not know by name."""
-
-    subprotocol: str | None
-    full: bool
-
-    def listen(self, listener: Listener) -> None: ...
-    def send(self, opcode: Opcode, payload: bytes) -> None: ...
-    async def drained(self) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-
-
-Dial = Callable[[ProxyRequest, Sequence[str], Route, RequestRecord], Awaitable[UpstreamSocket]]
-"""Opens a socket to one of the route's replicas; raises `UpgradeRefused` or `GatewayError`."""
-
-
 def asked(request: web.Request, offer: Offer, forwarded: Sequence[tuple[str, str]], request_id: str) -> ProxyRequest:
     """The upgrade as a request to a model, with the body that its URL stands for. Raises `InvalidRequest`."""
     query = request.rel_url.raw_query_string
     body = RequestBody.parse(json.dumps({"model": model_of(query), "stream": True}).encode())
     headers = raw_headers(request)
     if offer.credential is not None and client_credential(headers) is None:  # a replica may want it, by `passthrough`
+        if not (offer.credential.isascii() and offer.credential.isprintable()):
+            raise InvalidRequest("The key in the offered subprotocols could not stand in a header.")
         headers.append(("Authorization", f"Bearer {offer.credential}"))
     return ProxyRequest(PATH, query, headers, forwarded, body, request_id)
 
@@ -90,9 +65,9 @@ def refusal(refused: UpgradeRefused, record: RequestRecord) -> web.Response:
 
 
 class RealtimeSession:
-    """One client's socket and the one it was dialled. `age_s` is how long they last (None: for ever).
+    """One client's socket and the line behind it. `age_s` is how long they last (None: for ever).
 
-    The maker's duty: `run`; `upstream` is closed by its end.
+    The maker's duty: `run`; the model server's side is closed by its end.
     """
 
     dialect: Dialect = "realtime"
@@ -101,25 +76,26 @@ class RealtimeSession:
         self,
         socket: Socket,
         request: web.Request,
-        upstream: UpstreamSocket,
+        line: Line,
         *,
         age_s: float | None,
         record: RequestRecord,
     ) -> None:
         self._socket = socket
-        self._upstream = upstream
+        self._line = line
+        self._upstream = line.socket
         self._age_s = age_s
         self._record = record
         self._loop = asyncio.get_running_loop()
-        self._outlet = _Outlet(request, upstream)
+        self._outlet = _Outlet(request, line)
         socket.before_close = self._outlet.shut
         self._reading: asyncio.Task[None] | None = None
         self._last_word: tuple[int, str] | None = None
         self._over = asyncio.Event()
 
-    async def run(self, relay: Relay, route: Route) -> None:
+    async def run(self) -> None:
         """Pass on what either side says, until one of them leaves."""
-        relay.enter(self, route)
+        self._line.session = self
         self._record.status = 101
         self._reading = self._loop.create_task(self._read())
         aged = None if self._age_s is None else self._loop.call_later(self._age_s, self._grow_old)
@@ -138,7 +114,6 @@ class RealtimeSession:
                 aged.cancel()
             self._upstream.close(GOING_AWAY, CLIENT_CLOSED)
             self._outlet.close()
-            relay.leave(self)
             self._record.bytes_out = self._outlet.bytes_out
             self._record.end_attempt(Outcome.OK)
             self._over.set()
@@ -225,15 +200,15 @@ class RealtimeSession:
 class _Outlet(Outlet):
     """The client's transport; while it is behind, the model server is not read."""
 
-    __slots__ = ("_upstream",)
+    __slots__ = ("_line",)
 
-    def __init__(self, request: web.BaseRequest, upstream: UpstreamSocket) -> None:
+    def __init__(self, request: web.BaseRequest, line: Line) -> None:
         super().__init__(request)
-        self._upstream = upstream
+        self._line = line
 
     def _change(self, paused: bool) -> None:
         super()._change(paused)
         if paused:
-            self._upstream.pause()
+            self._line.socket.pause()
         else:
-            self._upstream.resume()
+            self._line.socket.resume()

@@ -22,7 +22,7 @@ from proxy.downstream.gate import Gate, raw_headers
 from proxy.downstream.handshake import Offer, read_offer, without_credentials
 from proxy.downstream.mux import MuxSession
 from proxy.downstream.mux_turns import Turns
-from proxy.downstream.realtime import Dial, RealtimeSession, asked, refusal
+from proxy.downstream.realtime import RealtimeSession, asked, refusal
 from proxy.downstream.responses import ResponsesSession
 from proxy.downstream.responses_turn import PATH as RESPONSES_PATH
 from proxy.downstream.stage_session import StageSession
@@ -30,6 +30,7 @@ from proxy.downstream.stages import COMPLETIONS, STREAM_PATHS, Client, Stages
 from proxy.downstream.tickets import TICKET, TicketApi
 from proxy.downstream.tool_chats import ToolChats
 from proxy.errors import InvalidRequest, MethodNotAllowed
+from proxy.realtime import Realtime
 from proxy.relay import Relay
 from proxy.telemetry.record import Dialect, RequestRecord
 from proxy.wire.realtime import CLIENT_CLOSED, GOING_AWAY, selection
@@ -76,7 +77,7 @@ class WebSocketApi:
         limits: SessionLimits,
         turns: Turns,
         publish: Callable[[RequestRecord], None],
-        dial: Dial,
+        realtime: Realtime,
     ) -> None:
         self._relay = relay
         self._tool_chats = tool_chats
@@ -86,7 +87,7 @@ class WebSocketApi:
         self._limits = limits
         self._turns = turns
         self._publish = publish
-        self._dial = dial
+        self._realtime = realtime
         self._sessions: set[Session] = set()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -123,26 +124,26 @@ class WebSocketApi:
         """The same, once a model server has agreed to it: until then its refusal can be the answer."""
         record = request[RECORD]
         proxied = asked(request, offer, self._gate.forwarded(request), record.request_id)
-        route = self._relay.route(proxied, key, record)
         if not self._socket().can_prepare(without_credentials(request, Offer(None, None))):
             raise InvalidRequest("The upgrade is no valid WebSocket handshake.")
         try:
-            upstream = await self._dial(proxied, offer.others, route, record)
+            line = await self._realtime.open(proxied, offer.others, key, record)
         except UpgradeRefused as refused:
             return refusal(refused, record)
         try:
-            selected = selection(upstream.subprotocol, offer.others)
+            selected = selection(line.socket.subprotocol, offer.others)
             socket = self._socket(selected, answers_close=False)
             socket.headers.extend(names(record, "upstream"))
             await _upgrade(socket, request, replace(offer, selected=selected))
-            session = RealtimeSession(socket, request, upstream, age_s=self._limits.age_s, record=record)
+            session = RealtimeSession(socket, request, line, age_s=self._limits.age_s, record=record)
             self._sessions.add(session)
             try:
-                await session.run(self._relay, route)
+                await session.run()
             finally:
                 self._sessions.discard(session)
         finally:
-            upstream.close(GOING_AWAY, CLIENT_CLOSED)
+            line.socket.close(GOING_AWAY, CLIENT_CLOSED)
+            self._realtime.end(line)
         return socket
 
     def _socket(self, subprotocol: str | None = None, *, answers_close: bool = True) -> Socket:

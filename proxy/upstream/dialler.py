@@ -63,7 +63,7 @@ class Dialler:
             except (UpgradeRefused, UpstreamError) as error:
                 failure = error
             wait_s = _asked_wait_s(failure)
-            step = attempts.after(_kind(failure), replica, route.replicas, self._now(), retry_after_s=wait_s)
+            step = attempts.after(kind_of(failure), replica, route.replicas, self._now(), retry_after_s=wait_s)
             if step.next is not Next.TRY:
                 break
             await asyncio.sleep(step.wait_s)
@@ -80,17 +80,18 @@ class Dialler:
         self, request: ProxyRequest, offered: Sequence[str], route: Route, replica: Replica, record: RequestRecord
     ) -> UpstreamSocket:
         visit = Visit(replica.standing, self._now())  # before anything is awaited: a breaker may admit only one
+        record.route = route.name
         record.begin_attempt(route.name, replica.index)
         try:
             socket = await self._upgrade(request, offered, route, replica, record, visit)
         except UpgradeRefused as refused:
             record.end_attempt(Outcome.STATUS)
-            visit.failed(_kind(refused), self._now(), _asked_wait_s(refused))
+            visit.failed(kind_of(refused), self._now(), _asked_wait_s(refused))
             visit.over()
             raise
         except UpstreamError as error:
             record.end_attempt(outcome_of(error, connected=record.phase is not Phase.CONNECT))
-            visit.failed(_kind(error), self._now())
+            visit.failed(kind_of(error), self._now())
             visit.over()
             raise error.about(f'route "{route.name}": replica {replica.index}') from error
         except BaseException:
@@ -119,7 +120,7 @@ class Dialler:
         def over(error: UpstreamError | None) -> None:
             self._open.discard(socket)
             if error is not None:
-                visit.failed(_kind(error), self._now())
+                visit.failed(kind_of(error), self._now())
             visit.over()
 
         socket = await upgrade(
@@ -143,7 +144,8 @@ class Dialler:
         return self._tls
 
 
-def _kind(failure: Failure) -> FailureKind:
+def kind_of(failure: Failure) -> FailureKind:
+    """What kind of failure an attempt came to."""
     if isinstance(failure, UpgradeRefused):
         return kind_of_status(failure.status, failure.body) or FailureKind.INVALID
     return kind_of_error(failure) or FailureKind.INVALID

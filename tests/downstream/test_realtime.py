@@ -215,6 +215,13 @@ async def test_passthrough_gives_the_replica_the_clients_key_however_it_came(tmp
     assert [request.headers["Authorization"] for request in upstream.requests] == [f"Bearer {CANARY}"] * 2
 
 
+async def test_a_key_that_would_be_more_than_a_header_is_refused(tmp_path: Path) -> None:
+    entry = "bearer.b64url." + base64.urlsafe_b64encode(b"x\r\nX-Team: evil").decode().rstrip("=")
+    async with house(tmp_path, "auth: passthrough") as (gateway, upstream):
+        assert (await refused(gateway, subprotocols=["realtime", entry]))[0] == 400
+    assert upstream.requests == []
+
+
 async def test_a_ticket_lets_in_once_and_stays_here(tmp_path: Path) -> None:
     async with house(tmp_path, more=KEYS) as (gateway, upstream):
         async with raw_client(gateway.port) as raw:
@@ -224,6 +231,13 @@ async def test_a_ticket_lets_in_once_and_stays_here(tmp_path: Path) -> None:
             pass
         assert (await refused(gateway, f"{URL}&ticket={ticket}"))[0] == 401
     assert [request.path for request in upstream.requests] == ["/v1/realtime?model=m"]
+
+
+async def test_a_header_of_any_bytes_crosses(tmp_path: Path) -> None:
+    async with house(tmp_path) as (gateway, upstream), raw_client(gateway.port) as raw:
+        await raw.send(PLAIN_UPGRADE.replace(b"Host:", b"X-Team: \xff\xe9\r\nHost:"))
+        assert (await raw.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    assert upstream.requests[0].headers["X-Team"].encode("latin-1") == b"\xff\xe9"
 
 
 CHOICES: dict[str, tuple[list[str], str | None, str | None]] = {

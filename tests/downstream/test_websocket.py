@@ -147,3 +147,12 @@ async def test_masked_frames_sent_with_the_upgrade_are_served(tmp_path: Path) ->
         await client.send(UPGRADE + text(REQUEST, masked=True))
         async with asyncio.timeout(5):
             assert await client.reader.readuntil(b"[DONE]")
+
+
+@pytest.mark.parametrize("value", [b"\xff\xe9", "grüße".encode()], ids=["no UTF-8", "UTF-8"])
+async def test_a_header_of_any_bytes_does_not_keep_a_client_out(value: bytes, tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(UPGRADE.replace(b"Host:", b"X-Team: " + value + b"\r\nHost:") + text(REQUEST, masked=True))
+        async with asyncio.timeout(5):
+            assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+            assert await client.reader.readuntil(b"[DONE]")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
     from tests.support.browser import WatchedPage
+    from tests.support.cable import Cable
     from tests.support.gateway import RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -134,9 +135,7 @@ async def test_the_line_may_be_cut_at_any_moment(browser: Browser, gateway: Runn
         await watched.page.wait_for_function("streams.every(({ streamId }) => streamId)")
         for _ in range(5):
             await asyncio.sleep(chance.uniform(0.02, 0.25))
-            await cable.cut()
-            await cable.lay()
-            await watched.page.wait_for_function("gateway.state === 'open'")
+            await cut_for_a_moment(cable, watched)
 
         assert await watched.page.evaluate("outcome") == await expected(gateway, "long")
         assert await watched.page.evaluate("lost") >= 5
@@ -151,9 +150,7 @@ async def test_the_line_may_be_cut_before_anything_was_answered(browser: Browser
         await watched.page.evaluate("Math.random = () => 0.1")
         await watched.page.evaluate(ASK, ["quick", STREAMS])
         for _ in range(3):
-            await cable.cut()
-            await cable.lay()
-            await watched.page.wait_for_function("gateway.state === 'open'")
+            await cut_for_a_moment(cable, watched)
         assert await watched.page.evaluate("outcome") == await expected(gateway, "quick")
 
 
@@ -226,6 +223,15 @@ async def asked(watched: WatchedPage, url: str, model: str) -> list[str]:
     await watched.page.evaluate(ASK, [model, STREAMS])
     texts: list[str] = await watched.page.evaluate("outcome")
     return texts
+
+
+async def cut_for_a_moment(cable: Cable, watched: WatchedPage) -> None:
+    """Cuts the line, lays it again once the page has noticed, and waits until it is back."""
+    lost = await watched.page.evaluate("lost")
+    await cable.cut()
+    await watched.page.wait_for_function(f"lost > {lost}")
+    await cable.lay()
+    await watched.page.wait_for_function("gateway.state === 'open'")
 
 
 async def expected(gateway: RunningGateway, model: str, count: int = STREAMS) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from openai import AsyncOpenAI
 
 from tests.support.gateway import running_gateway
 from tests.support.realtime_server import realtime_server
+from tests.support.tls import certificate
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
@@ -38,9 +40,11 @@ async def converse(connection: ServerConnection) -> None:
             await connection.send('{"type":"response.done","event_id":"e3","response":{"id":"r"}}')
 
 
-def routes(server: RealtimeServer) -> str:
+def routes(server: RealtimeServer, *more: str) -> str:
+    lines = "\n".join(more)
     return f"""
 discover: false
+{lines}
 auth: {{keys: [{{name: web, key: sk-web}}]}}
 routes:
   voice: {{model: gpt-realtime, replicas: [{{url: "{server.url}", api_key: sk-of-the-replica}}]}}
@@ -79,10 +83,13 @@ async def test_the_javascript_sdk_holds_a_session(where: str, tmp_path: Path) ->
     node = shutil.which("node")
     if node is None or not (SCRIPTS / "node_modules" / "ws").exists():
         pytest.fail("no node, or no npm packages here: run scripts/install node", pytrace=False)
-    async with realtime_server(converse) as server, running_gateway(routes(server), tmp_path) as gateway:
+    own, key = certificate(tmp_path)  # this SDK takes wss:// for granted
+    tls = f"server: {{tls: {{certificate: {own}, key: {key}}}}}"
+    async with realtime_server(converse) as server, running_gateway(routes(server, tls), tmp_path) as gateway:
         speaking = await asyncio.create_subprocess_exec(
             *(node, str(SCRIPTS / "speak.mjs"), f"{gateway.url}/v1", "sk-web", "voice", where),
             stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "NODE_EXTRA_CA_CERTS": str(own)},
         )
         async with asyncio.timeout(60):
             printed, _ = await speaking.communicate()

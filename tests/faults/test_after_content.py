@@ -1,5 +1,5 @@
-"""What goes wrong upstream in the middle of an answer: whole events so far, then one terminal error, and never a made-up
-end. Nothing is tried again."""
+"""What goes wrong upstream in the middle of an answer: whole events so far, then one terminal error, no made-up end.
+Nothing is tried again."""
 
 from __future__ import annotations
 

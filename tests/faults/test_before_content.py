@@ -39,7 +39,7 @@ UNREACHABLE, INVALID, TRUNCATED, SILENT = (
     (502, "upstream_truncated"),
     (504, "first_token_timeout"),
 )
-HURRY = "timeouts: {connect: 100ms, first_token: 60ms}"
+HURRY = "timeouts: {connect: 300ms, first_token: 200ms}"
 
 
 async def well(peer: Peer) -> None:

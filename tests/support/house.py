@@ -20,7 +20,7 @@ TIERS = (  # a room may import from its own line and the ones before it
     ("wire", "protocols", "request", "config"),
     ("routing", "access", "telemetry", "translation", "streams"),
     ("upstream", "toolchain"),
-    ("admission", "fallback", "relay"),
+    ("admission", "fallback", "relay", "realtime"),
     ("downstream", "reload"),
     ("loop_lag", "app"),
     ("serving",),

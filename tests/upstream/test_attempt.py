@@ -489,3 +489,16 @@ async def test_a_request_that_cannot_be_said_is_no_attempt(gateway: Gateway, tmp
     with pytest.raises(ValueError, match="control character"):
         await gateway.open(route, request_of(b'{"model":"chat"}', ("X-A", "b\r\nX-Evil: 1")))
     assert (gateway.record.attempts, route.replicas[0].in_flight) == (0, 0)
+
+
+async def test_a_client_that_leaves_between_preamble_and_content_leaves_the_probes_place_to_another(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    async with scripted_upstream(saying(OK_EVENTS, chunk(ROLE), end="stall")) as upstream:
+        route = route_of(tmp_path, upstream.url, BREAKER)
+        standing = half_open(route)
+        await gateway.open(route)
+        assert not standing.available(asyncio.get_running_loop().time())
+        gateway.stream.cancel()
+        assert standing.available(asyncio.get_running_loop().time())
+        assert standing.in_flight == 0

@@ -285,7 +285,7 @@ FAILING = {
     "silent after its head": (saying(OK_EVENTS, end="stall"), Outcome.TIMEOUT),
 }
 """What a first replica does, by name: its script, and what came of the attempt."""
-SOON = ", timeouts: {first_token: 30ms}"
+SOON = ", timeouts: {first_token: 150ms}"
 
 
 @pytest.mark.parametrize("failing", FAILING)
