@@ -58,7 +58,7 @@ STREAM = (OK_EVENTS, chunk(content("late") + STOP + DONE), LAST_CHUNK)
 
 async def test_silence_before_the_first_event_sends_the_head_and_signs_of_life(tmp_path: Path) -> None:
     async with (
-        scripted_upstream(after_silence(*STREAM)) as upstream,
+        scripted_upstream(after_silence(*STREAM, silence_s=0.5)) as upstream,
         served(one_route(upstream.url, KEEPALIVE), tmp_path) as gateway,
         raw_client(gateway.port) as client,
     ):

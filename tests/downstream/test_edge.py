@@ -235,7 +235,7 @@ async def test_every_request_leaves_one_record_and_health_leaves_none(tmp_path: 
 async def test_an_upgrade_where_nobody_speaks_websocket_is_a_426(tmp_path: Path) -> None:
     upgrade = ("Connection: Upgrade", "Upgrade: WebSocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x")
     async with served(DEMO, tmp_path) as gateway:
-        for path in ("/v1/realtime", "/v1/messages", "/", "/nothing", "/healthz"):
+        for path in ("/v1/messages", "/", "/nothing", "/healthz"):
             async with raw_client(gateway.port) as client:
                 await client.send(get(path, *upgrade))
                 answered = await client.answer("GET")

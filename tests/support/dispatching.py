@@ -78,10 +78,11 @@ class Gateway:
         self.record = RequestRecord("req_1", "POST", CHAT, 0.0)
         self.opened: Opened | None = None
 
-    async def open(self, route: Route, request: ProxyRequest | None = None) -> Opening:
+    async def open(self, route: Route, request: ProxyRequest | None = None, key: str | None = None) -> Opening:
         request = request or request_of()
         self.stream = Stream()
         self.record = RequestRecord("req_1", "POST", request.path, 0.0)
+        self.record.key = key
         tried = await self._dispatch.open(request, route, self.stream, self.record)
         if isinstance(tried, Failed):
             raise tried.error

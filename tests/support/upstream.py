@@ -174,8 +174,8 @@ def saying(*pieces: bytes, end: str = "end") -> Script:
         await peer.request()
         await peer.send(*pieces)
         if end == "reset":
-            if pieces:
-                await asyncio.sleep(0.02)  # a reset takes with it what the gateway has not read yet
+            for _ in range(5 * len(pieces)):
+                await asyncio.sleep(0)  # a reset takes with it what the gateway has not read yet
             peer.reset()
         elif end == "stall":
             await peer.closed()

@@ -536,3 +536,16 @@ async def test_the_balancer_is_told_who_asks(gateway: Gateway, tmp_path: Path) -
                 seen.add((session, gateway.record.replica))
         assert len(seen) == 8
         assert {replica for _, replica in seen} == {0, 1}
+
+
+async def test_a_key_keeps_to_its_replica(gateway: Gateway, tmp_path: Path) -> None:
+    async with scripted_upstream(answering(HELLO)) as one, scripted_upstream(answering(HELLO)) as other:
+        route = replicated(tmp_path, one.url, other.url, balance="{sticky: key}")
+        seen = set()
+        for key in "abcdefgh":
+            for _ in range(2):
+                await gateway.open(route, key=key)
+                await Heard(gateway.stream).over.wait()
+                seen.add((key, gateway.record.replica))
+        assert len(seen) == 8
+        assert {replica for _, replica in seen} == {0, 1}

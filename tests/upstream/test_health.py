@@ -156,3 +156,23 @@ async def test_checks_that_are_closed_leave_nothing_behind(tmp_path: Path) -> No
         async with checking([route]):
             await until(lambda: upstream.connections == 2)
         await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+@pytest.mark.parametrize(
+    "said", [[], [answer(200, b"{}")], [b"HTTP/1.1 200 OK\r\n\r\n"]], ids=["silence", "whole", "open"]
+)
+async def test_a_probes_connection_is_closed_whatever_it_came_to(said: list[bytes], tmp_path: Path) -> None:
+    closed = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal closed
+        await peer.request()
+        await peer.send(*said)
+        await peer.closed()
+        closed += 1
+
+    async with scripted_upstream(script) as upstream:
+        route = replicated(tmp_path, upstream.url, settings=OFTEN)
+        async with checking([route]):
+            await until(lambda: closed >= 2)
+            assert upstream.connections - closed <= 1
