@@ -40,6 +40,7 @@ server: {websocket: {streams: %d}}
 routes:
   quick: demo://?tokens=50&interval=5ms&first=10ms
   long: demo://?tokens=150&interval=10ms&first=10ms
+  slow: demo://?tokens=50&interval=60ms&first=500ms
 """
 
 # Asks `model` so many prompts at once on one connection; `window.outcome` has their texts, in order, when all are over.
@@ -106,8 +107,8 @@ async def test_the_package_is_the_served_file_and_works_in_node(gateway: Running
 @pytest.mark.browser
 async def test_twenty_streams_share_a_socket_and_each_is_exact(browser: Browser, gateway: RunningGateway) -> None:
     async with watched_page(browser) as watched:
-        texts = await asked(watched, gateway.url, "quick")
-        assert texts == await expected(gateway, "quick")
+        texts = await asked(watched, gateway.url, "slow")
+        assert texts == await expected(gateway, "slow")
         assert sockets(watched) == 1
         assert most_at_once(watched) == STREAMS
         assert [complaint for complaint in watched.complaints if "404" not in complaint] == []  # there is no icon
