@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-FOREIGN = ("browser", "real_server")
-"""Tests with these marks wait for programs of others, which stall now and then for seconds."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Try those once more when they fail; the summary says so. All others have one try."""
+    """Files with slow tests first, so that at the end no process waits for another. A test that fails is tried once more,
+    and the summary names it: sockets and programs of others stall now and then on a busy machine."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
-        if any(item.get_closest_marker(mark) for mark in FOREIGN):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        item.add_marker(pytest.mark.flaky(reruns=1))

@@ -141,7 +141,7 @@ async def test_a_late_failure_is_told_in_the_stream(case: str, path: str, tmp_pa
 
 
 async def test_anthropics_sign_of_life_is_its_ping_event(tmp_path: Path) -> None:
-    script = after_silence(OK_EVENTS, chunk(ANTHROPIC), LAST_CHUNK)
+    script = after_silence(OK_EVENTS, chunk(ANTHROPIC), LAST_CHUNK, silence_s=0.5)
     async with (
         scripted_upstream(script) as upstream,
         served(one_route(upstream.url, KEEPALIVE), tmp_path) as gateway,
