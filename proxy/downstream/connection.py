@@ -1,107 +1,121 @@
-"""A client's TCP connection: aiohttp's, with our words for what cannot be parsed, deadlines for a request's head and
-for a reader that has stopped, and a word to whoever waits for a slow one."""
+"""A client's connection that aiohttp reads, with our words for what cannot be parsed and a deadline for each head.
+
+Heads that may come again are learnt here; one that does is left to the quick connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import WSCloseCode, web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from proxy.downstream.client_socket import ClientSocket, TakeOver
 from proxy.errors import GatewayError, InternalError, InvalidRequest, RequestTimeout
 from proxy.protocols.openai import OPENAI
+from proxy.wire.client_frames import Broken, FrameWatch
 from proxy.wire.frames import close_frame
 from proxy.wire.headers import new_request_id
-from proxy.wire.masking import MaskWatch
+from proxy.wire.sized_heads import sized_head
 
-WRITE_BUFFER_BYTES = 64 * 1024
-"""What may wait for a slow reader before its upstream is paused; one more batch may come on top."""
-UNSENT_BYTES = 32 * 1024
-"""What the kernel may hold unsent (TCP_NOTSENT_LOWAT): without it a stopped reader is noticed megabytes late."""
-STALLED_S = 60.0
-"""How long a reader may take nothing of what waits for it, before its connection is dropped."""
-KEEPALIVE_S = 75.0
-MAX_LINE_BYTES = 8190
-MAX_FIELD_BYTES = 16 * 1024
-MAX_HEADERS = 100
-LAST_WORDS_S = 0.2
-"""How long a handler may go on when the gateway stops; who wanted to let it finish has drained before."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Lane = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
+    from proxy.downstream.known_heads import KnownHeads
 
 
-class ClientConnection(RequestHandler):
-    """aiohttp's connection, which calls back when a slow reader has caught up, and drops one that has stopped."""
+_NO_REQUESTS: Final[deque[Any]] = deque(maxlen=0)
+
+
+class ClientConnection(ClientSocket, RequestHandler):
+    """Aiohttp's connection. `take_over` has it when it reads one of `heads` between two requests."""
+
+    __slots__ = (
+        "_due",
+        "_frames",
+        "_head",
+        "_head_begun",
+        "_head_timeout_s",
+        "_head_timer",
+        "_heads",
+        "_is_deaf",
+        "_on_broken",
+        "_on_writing",
+        "_stalled",
+        "_take_over",
+        "now",
+        "visitor",
+    )
 
     def __init__(
-        self, manager: web.Server, *, head_timeout_s: float | None, now: Callable[[], float], **settings: Any
+        self,
+        manager: web.Server,
+        *,
+        head_timeout_s: float | None,
+        heads: KnownHeads | None,
+        now: Callable[[], float],
+        take_over: TakeOver,
+        **settings: Any,
     ) -> None:
         super().__init__(manager, **settings)
         self.now = now
-        """The loop's clock, one object for all connections: what many share stays in the processor's cache."""
+        self.visitor: object = None
+        self._heads = heads
+        self._head = b""  # the read that began with the last request's
+        self._due = 0  # bytes of that request that have not come
+        self._take_over = take_over
+        self._head_begun = False
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
-        self._on_writing: Callable[[bool], None] | None = None
-        self._outgoing: asyncio.Transport | None = None
-        self._masks: MaskWatch | None = None
-        self._waiting_bytes = 0
-        self._stalled_timer: asyncio.TimerHandle | None = None
-        self.visitor: object = None
-        """What the gate remembers of the last request's head; it is gone with the connection."""
+        self._on_writing = None
+        self._stalled = None
+        self._frames: FrameWatch | None = None
+        self._on_broken: Callable[[Broken], None] | None = None
+        self._is_deaf = False
 
-    def tell_of_writing(self, callback: Callable[[bool], None] | None) -> None:
-        """Call `callback(paused)` when the reader falls behind, and when it has caught up; None: no more."""
-        self._on_writing = callback
-
-    def require_masks(self) -> None:
-        """From here on the client speaks WebSocket: an unmasked frame ends the connection with 1002."""
-        self._masks = MaskWatch()
-        self._check_masks(self._message_tail)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._outgoing = cast("asyncio.Transport", transport)
-        self._outgoing.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        raw = transport.get_extra_info("socket")
-        if raw is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and raw.family != socket.AF_UNIX:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    def watch_frames(self, first_bytes: int | None = None, on_broken: Callable[[Broken], None] | None = None) -> None:
+        """From here on the client speaks WebSocket. An unmasked frame ends the connection with 1002; any other rule of
+        `FrameWatch` that is broken `on_broken` is told of, once, and nothing more is read (None: then with 1008)."""
+        self._frames = FrameWatch(self.now(), first_bytes)
+        self._parser = None  # of requests: there are none any more, and thousands of sessions keep what they need not
+        self._messages = _NO_REQUESTS
+        self._on_broken = on_broken
+        if not self._keeps_rules(self._message_tail):
+            self._message_tail = b""
 
     def data_received(self, data: bytes) -> None:
-        if self._masks is not None and not self._check_masks(data):
+        if self._frames is not None and not self._keeps_rules(data):
+            return
+        if self._heads is not None and self._is_handed_over(self._heads, data):
             return
         super().data_received(data)
+        if self._upgraded:  # CONNECT too: whatever length it names, what follows it is no body
+            self._heads = None
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._break_body()
-        waiting = self._waiter is not None and not self._waiter.done()
-        if waiting != (self._head_timer is not None):
-            self._watch_head(waiting)
+        self._watch_head(self._request_count == 0 or (self._waiter is not None and not self._waiter.done()))
+
+    @property
+    def awaits_request(self) -> bool:
+        """The first one has not come, or not all of its body."""
+        request = self._current_request
+        return self._request_count == 0 if request is None else not request.content.is_eof()
+
+    def remember(self, request: web.BaseRequest, visitor: object) -> None:
+        super().remember(request, visitor)
+        if self._heads is not None and self._head and self.peername:
+            self._heads.learn(self.peername[0], self._head, request._message, visitor)
+        self._head = b""
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Asked for after every piece of a body; only a reading that was paused has anything to resume."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch_reader()
-        if self._on_writing is not None:
-            self._on_writing(True)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_watching_reader()
-        if self._on_writing is not None:
-            self._on_writing(False)
-
     def connection_lost(self, exc: BaseException | None) -> None:
         self._watch_head(False)
-        self._stop_watching_reader()
-        self._on_writing = None
         super().connection_lost(exc)
 
     def handle_error(
@@ -136,32 +150,52 @@ class ClientConnection(RequestHandler):
         response.force_close()
         return response
 
-    def _check_masks(self, data: bytes) -> bool:
-        assert self._masks is not None
-        if self._masks.all_masked(data):
-            return True
-        if self._outgoing is not None and not self._outgoing.is_closing():
-            self._outgoing.write(close_frame(WSCloseCode.PROTOCOL_ERROR, "unmasked"))
-        self.force_close()
+    def _is_handed_over(self, heads: KnownHeads, data: bytes) -> bool:
+        """Whether `data` begins with a known head, and the quick connection goes on.
+
+        Only as long as it is certain where a request begins: after whole ones of known lengths, each of them sent when
+        the one before was answered.
+        """
+        waiter, peer = self._waiter, self.peername
+        if self._due == 0 and (self._request_count == 0 if waiter is None else not waiter.done()) and peer:
+            head = sized_head(data)
+            if head is not None and heads.find(peer[0], head) is not None:
+                self._hand_over(data)
+                return True
+            self._head = data
+            self._due = 0 if head is None else head.body_at + head.length
+        self._due -= len(data)
+        if self._due < 0:
+            self._heads = None
         return False
 
-    def _watch_reader(self) -> None:
-        """A reader that is behind must take something in time."""
-        assert self._outgoing is not None
-        self._waiting_bytes = self._outgoing.get_write_buffer_size()
-        self._stalled_timer = self._loop.call_later(STALLED_S, self._check_reader)
+    def _hand_over(self, data: bytes) -> None:
+        """The quick connection goes on with it, `data` first."""
+        transport, self.transport = self.transport, None
+        paused = self._paused
+        self.connection_lost(None)
+        if transport is not None:
+            self._take_over(transport, data, paused=paused, known=True)
 
-    def _check_reader(self) -> None:
-        assert self._outgoing is not None
-        if self._outgoing.get_write_buffer_size() < self._waiting_bytes:
-            self._watch_reader()
-        else:
-            self._outgoing.abort()
-
-    def _stop_watching_reader(self) -> None:
-        if self._stalled_timer is not None:
-            self._stalled_timer.cancel()
-            self._stalled_timer = None
+    def _keeps_rules(self, data: bytes) -> bool:
+        """Whether the frames in `data` are to be read."""
+        assert self._frames is not None
+        if self._is_deaf:
+            return False
+        broken = self._frames.look(data, self.now())
+        if broken is None:
+            return True
+        self._is_deaf = True
+        if self._on_broken is not None and broken is not Broken.UNMASKED:
+            if self.transport is not None:
+                self.transport.pause_reading()
+            self._on_broken(broken)
+            return False
+        if self.transport is not None and not self.transport.is_closing():
+            code = WSCloseCode.PROTOCOL_ERROR if broken is Broken.UNMASKED else WSCloseCode.POLICY_VIOLATION
+            self.transport.write(close_frame(code, broken.value))
+        self.force_close()
+        return False
 
     def _break_body(self) -> None:
         """Bytes that cannot be parsed while a body is read: aiohttp would let its reader wait for more."""
@@ -170,12 +204,15 @@ class ClientConnection(RequestHandler):
             request.content.set_exception(RequestPayloadError())
             request.content.feed_eof()
 
-    def _watch_head(self, waiting: bool) -> None:
+    def _watch_head(self, begun: bool) -> None:
         """A head that has begun must be whole in time."""
+        if begun == self._head_begun:
+            return
+        self._head_begun = begun
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if waiting and self._head_timeout_s is not None:
+        if begun and self._head_timeout_s is not None:
             self._head_timer = self._loop.call_later(self._head_timeout_s, self._give_up_on_head)
 
     def _give_up_on_head(self) -> None:
@@ -188,80 +225,3 @@ class ClientConnection(RequestHandler):
                 % (new_request_id().encode(), len(body), body)
             )
             self.force_close()
-
-
-class ClientServer(web.Server):
-    """Makes a `ClientConnection` of each accepted socket. Unlike aiohttp's, it fails on a setting it does not know."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        head_timeout_s: float | None,
-        **rest: Any,
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True, **rest)
-        self._head_timeout_s = head_timeout_s
-        self._now = asyncio.get_running_loop().time
-
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(
-            self,
-            head_timeout_s=self._head_timeout_s,
-            now=self._now,
-            loop=self._loop,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_FIELD_BYTES,
-            max_headers=MAX_HEADERS,
-            auto_decompress=False,
-            lingering_time=1.0,
-        )
-
-
-class ClientRunner(web.AppRunner):
-    """Runs an application on `ClientServer`. A request's head may take `head_timeout_s` seconds (None: for ever).
-
-    `lane` may take a request before the application sees it: it gives None, or what will be the answer.
-    """
-
-    def __init__(self, app: web.Application, head_timeout_s: float | None, lane: Lane | None = None) -> None:
-        super().__init__(app, shutdown_timeout=LAST_WORDS_S)
-        self._head_timeout_s = head_timeout_s
-        self._lane = lane
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return ClientServer(
-            _refusing_expectations(made.request_handler, self._lane),
-            self._head_timeout_s,
-            request_factory=made.request_factory,
-            loop=asyncio.get_running_loop(),
-        )
-
-
-def _refusing_expectations(handler: Handler, lane: Lane | None) -> Handler:
-    """What aiohttp says to an unknown `Expect` repeats it, and is said before any middleware is asked.
-
-    A known one (100-continue) is answered by the application.
-    """
-
-    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        expected = request.headers.get("Expect")
-        if expected is None:
-            answer = lane(request) if lane is not None else None
-            return answer or handler(request)
-        return handler(request) if expected.lower() == "100-continue" else _refuse(request)
-
-    return handle
-
-
-async def _refuse(request: web.BaseRequest) -> web.StreamResponse:
-    return request.protocol.handle_error(request, 400, web.HTTPExpectationFailed())
-
-
-def server_tls(certificate: str, key: str) -> ssl.SSLContext:
-    """TLS for a listening port. Raises `OSError` or `ssl.SSLError` when the files cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    return context

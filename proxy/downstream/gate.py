@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.access.keys import Key, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
-from proxy.downstream.connection import ClientConnection
+from proxy.downstream.client_socket import ClientSocket
 from proxy.errors import Forbidden, Unauthorized
 from proxy.request import Heads
 from proxy.wire.headers import Header, client_credential, forwarded
@@ -22,7 +22,7 @@ from proxy.wire.headers import Header, client_credential, forwarded
 _LENGTH = (b"Content-Length", b"content-length")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Gate:
     """Who may come in: names we are asked for, pages that may ask, keys, and proxies whose word counts."""
 
@@ -30,6 +30,12 @@ class Gate:
     origins: OriginPolicy
     keys: Keyring
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+    rules: object = field(default_factory=object, init=False, repr=False)
+    """Another one after each change: who was let in under others is looked at again."""
+
+    def change(self, origins: OriginPolicy, keys: Keyring) -> None:
+        """A reload's: they count for every request from now on."""
+        self.origins, self.keys, self.rules = origins, keys, object()
 
     def check_host(self, request: web.Request) -> None:
         """Raise `Forbidden` for a name that is not ours: the `Host` header's and, in absolute form, the target's."""
@@ -45,15 +51,19 @@ class Gate:
         The next request on the same connection mostly has the same head: then it is the same visitor.
         """
         connection = request.protocol
-        assert isinstance(connection, ClientConnection)
-        said = [header for header in request.raw_headers if header[0] not in _LENGTH]
+        assert isinstance(connection, ClientSocket)
+        raw = request.raw_headers
         last = connection.visitor
-        if isinstance(last, Visitor) and last.gate is self and last.said == said:
+        rules = self.rules
+        if isinstance(last, Visitor) and last.rules is rules and last.raw is raw:
+            return last
+        said = [header for header in raw if header[0] not in _LENGTH]
+        if isinstance(last, Visitor) and last.rules is rules and last.said == said:
             return last
         key = self.admit(request)
         headers = tuple(header for header in raw_headers(request) if header[0].lower() != "content-length")
-        visitor = Visitor(self, said, key, headers, tuple(self.forwarded(request)))
-        connection.visitor = visitor
+        visitor = Visitor(rules, raw, said, key, headers, tuple(self.forwarded(request)))
+        connection.remember(request, visitor)
         return visitor
 
     def admit(self, request: web.Request, credential: str | None = None) -> Key | None:
@@ -99,10 +109,12 @@ class Gate:
 class Visitor:
     """What a request's head and its connection tell, its body's length aside.
 
-    `headers` are the client's as sent, `said` the same in bytes; `forwarded` is what the upstream gets to know of it.
+    `rules` are those of the gate that let it in. `headers` are the client's as sent, `said` the same in bytes, `raw`
+    too, with the length of the body it came with; `forwarded` is what the upstream gets to know of it.
     """
 
-    gate: Gate = field(repr=False)
+    rules: object = field(repr=False)
+    raw: Sequence[tuple[bytes, bytes]] = field(repr=False)
     said: Sequence[tuple[bytes, bytes]] = field(repr=False)
     key: Key | None
     headers: Sequence[Header] = field(repr=False)

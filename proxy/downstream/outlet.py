@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
 
 from aiohttp import web
 
-from proxy.downstream.connection import ClientConnection
+from proxy.downstream.client_socket import ClientSocket
 from proxy.streams.stream import Stream
 
 LARGE_BYTES = 256 * 1024
@@ -40,7 +39,8 @@ class Outlet:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._loop = asyncio.get_running_loop()
-        self._connection = cast("ClientConnection", request.protocol)
+        assert isinstance(request.protocol, ClientSocket)
+        self._connection: ClientSocket = request.protocol
         self._now = self._connection.now
         self._transport = request.transport
         self._stream: Stream | None = None

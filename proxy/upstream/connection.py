@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
+from proxy.upstream.answer_head import AnswerHead
 from proxy.upstream.deadlines import Deadlines
 from proxy.upstream.gather import Gatherer
+from proxy.upstream.known_answers import KnownAnswer, KnownAnswers
 from proxy.wire.chunked import ChunkedBody, ChunkingError, known_size
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -24,20 +25,7 @@ MAX_HEADERS = 128
 FINISH_WITHIN_S = 1.0
 """How long the rest of an answer that nobody listens to any more may take before the connection is closed."""
 
-
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """Status and headers of an answer; names as sent, values as text whose bytes round-trip (surrogateescape)."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-
-    def get(self, name: str) -> str | None:
-        """The first value of the header `name` (lower case), or None."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return None
+_known_answers = KnownAnswers()  # of all connections: what bytes mean does not depend on where they come from
 
 
 class Receiver(Protocol):
@@ -141,8 +129,6 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         self._busy = True
         self._receiver = receiver
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
         if self._gatherer is not None and (raw := self._transport.get_extra_info("socket")) is not None:
             self._awaited = raw.fileno()
             self._gatherer.await_first(self._awaited)
@@ -207,10 +193,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         read_bytes = len(data)
         try:
-            if self._in_head and self._parser is not None:
-                data = self._read_head(self._parser, data)
+            if self._in_head:
+                known = None if self._framing_bytes else _known_answers.find(data)
+                data = self._read_head(data) if known is None else self._begin_known(known, data)
             if self._chunks is not None:
-                self._parser = None  # it would take the chunks for a body of its own
                 self._chunks.feed(data, self._pieces)
                 self._ended = self._chunks.ended
             elif data and self._parser is not None:
@@ -230,8 +216,27 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._chunks is not None:
             self._between_chunks = self._chunks.between_chunks
 
-    def _read_head(self, parser: httptools.HttpResponseParser, data: bytes) -> bytes:
+    def _begin_known(self, known: KnownAnswer, data: bytes) -> bytes:
+        """The answer's head is known; the rest of `data`, where it is not the whole body."""
+        self._in_head = False
+        self._head = known.head
+        self._keep_alive = known.keep_alive
+        body = data[known.body_at :]
+        if known.chunked:
+            self._chunks = ChunkedBody()
+            return body
+        self._ended = True
+        if body:
+            self._pieces.append(body)
+        return b""
+
+    def _read_head(self, data: bytes) -> bytes:
         """Give llhttp what belongs to heads; the rest, which is the body's."""
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpResponseParser(self)
+        begun = self._framing_bytes > 0
+        read = data
         while self._in_head and data:
             end = (self._head_end + data).find(b"\r\n\r\n") + 4 - len(self._head_end)
             if end < 1:
@@ -239,6 +244,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_end = (self._head_end + data[:end])[-3:]
             parser.feed_data(data[:end])
             data = data[end:]
+        if self._chunks is not None:
+            self._parser = None  # it would take the chunks for a body of its own
+        if not (begun or self._in_head or self._until_close or self._head is None):
+            chunked = self._chunks is not None
+            body_at = len(read) - len(data)
+            _known_answers.learn(read, body_at, self._head, keep_alive=self._keep_alive, chunked=chunked)
         return data
 
     def _count_framing(self, read_bytes: int) -> None:

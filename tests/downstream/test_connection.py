@@ -1,22 +1,17 @@
-"""A client's connection: what cannot be parsed, what is smuggled, what never ends, who never reads."""
+"""A client's connection: what cannot be parsed, what is smuggled, what never ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import web
 
-from proxy.downstream import connection
-from proxy.downstream.connection import ClientServer, server_tls
-from proxy.telemetry.record import EndState
+from proxy.downstream import server
 from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route, served
-from tests.support.tls import certificate
-from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, STOP, Peer, answering, chunk, content, scripted_upstream
+from tests.support.upstream import answering, scripted_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,117 +227,18 @@ async def test_a_head_in_two_pieces_is_served(tmp_path: Path) -> None:
             assert (await client.answer("GET")).status == 200
 
 
-async def test_every_setting_of_the_server_takes_effect() -> None:
-    async def never(request: web.BaseRequest) -> web.StreamResponse:
-        raise AssertionError
-
-    server = ClientServer(never, 7.0)
-    made = server()
-    assert server.handler_cancellation
-    assert made.access_log is None
-    assert made.keepalive_timeout == connection.KEEPALIVE_S
-    assert made.max_line_size == connection.MAX_LINE_BYTES
-    assert made.max_field_size == connection.MAX_FIELD_BYTES
-    assert made.max_headers == connection.MAX_HEADERS
-
-
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (get("/v1/models", "X: " + "x" * (connection.MAX_FIELD_BYTES - 100)), 200),
-        (get("/v1/models", "X: " + "x" * (connection.MAX_FIELD_BYTES + 100)), 400),
-        (get("/v1/models?" + "x" * (connection.MAX_LINE_BYTES - 100)), 200),
-        (get("/v1/models?" + "x" * (connection.MAX_LINE_BYTES + 100)), 400),
-        (get("/v1/models", *(f"X-{number}: 1" for number in range(connection.MAX_HEADERS - 2))), 200),
-        (get("/v1/models", *(f"X-{number}: 1" for number in range(connection.MAX_HEADERS + 1))), 400),
+        (get("/v1/models", "X: " + "x" * (server.MAX_FIELD_BYTES - 100)), 200),
+        (get("/v1/models", "X: " + "x" * (server.MAX_FIELD_BYTES + 100)), 400),
+        (get("/v1/models?" + "x" * (server.MAX_LINE_BYTES - 100)), 200),
+        (get("/v1/models?" + "x" * (server.MAX_LINE_BYTES + 100)), 400),
+        (get("/v1/models", *(f"X-{number}: 1" for number in range(server.MAX_HEADERS - 2))), 200),
+        (get("/v1/models", *(f"X-{number}: 1" for number in range(server.MAX_HEADERS + 1))), 400),
     ],
     ids=["field", "long field", "line", "long line", "headers", "many headers"],
 )
 async def test_limits_of_a_head_are_where_we_put_them(request_bytes: bytes, status: int, tmp_path: Path) -> None:
     async with served(DEMO, tmp_path) as gateway:
         assert (await ask(gateway.port, request_bytes, "GET")).status == status
-
-
-async def never_ending(peer: Peer) -> None:
-    """Sends content for as long as it is read."""
-    await peer.request()
-    await peer.send(OK_EVENTS)
-    piece = chunk(content("x" * 16_000) * 4)
-    while True:
-        await peer.send(piece)
-
-
-async def test_a_reader_that_stopped_is_dropped_with_its_upstream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.1)
-    async with scripted_upstream(never_ending) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
-        async with raw_client(gateway.port) as client:
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await client.send(post("/v1/chat/completions", chat()))
-            record = await gateway.record()
-    assert record.end_state is EndState.CLIENT_CLOSED
-
-
-async def test_a_reader_that_stopped_after_the_end_of_its_answer_is_dropped_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.1)
-    big = content("x" * 7_000_000)
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK_EVENTS, chunk(big), chunk(STOP + DONE), LAST_CHUNK)
-        await peer.closed()
-
-    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
-        async with raw_client(gateway.port) as client:
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await client.send(post("/v1/chat/completions", chat()))
-            record = await gateway.record()
-            assert record.end_state in (EndState.COMPLETED, EndState.CLIENT_CLOSED)
-            await asyncio.sleep(0.3)
-            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            answer = await client.answer()
-    assert not answer.whole
-    assert len(answer.body) < len(big)
-
-
-async def test_a_reader_that_takes_little_is_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.1)
-    big = content("x" * 6_000_000)
-    async with (
-        scripted_upstream(answering(OK_EVENTS, chunk(big), chunk(STOP + DONE), LAST_CHUNK)) as upstream,
-        served(one_route(upstream.url), tmp_path) as gateway,
-        raw_client(gateway.port) as client,
-    ):
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await client.send(post("/v1/chat/completions", chat()))
-        for _ in range(8):  # for longer than STALLED_S in all
-            await asyncio.sleep(0.04)
-            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            await asyncio.sleep(0.005)
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        answer = await client.answer()
-    assert answer.whole
-    assert answer.body == big + STOP + DONE
-
-
-async def test_tls_serves_and_wrong_files_are_refused(tmp_path: Path) -> None:
-    own, key = certificate(tmp_path)
-    trusting = ssl.create_default_context(cafile=str(own))
-    routes = DEMO.replace("port: 0", f"port: 0, tls: {{certificate: {own.name}, key: {key.name}}}")
-    async with served(routes, tmp_path) as gateway:
-        assert gateway.url.startswith("https://127.0.0.1:")
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trusting)
-        writer.write(post("/v1/chat/completions", chat(), "Connection: close"))
-        answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    with pytest.raises(ssl.SSLError):
-        server_tls(str(own), str(own))
-    with pytest.raises(OSError, match="No such file"):
-        server_tls(str(own), str(tmp_path / "missing.pem"))

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from proxy.downstream.connection import ClientRunner
+from proxy.downstream.server import ClientRunner
 from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route, served
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from proxy.downstream.connection import ClientRunner
+from proxy.downstream.server import ClientRunner
 from proxy.downstream.outlet import Outlet
 from proxy.streams.stream import Stream
 from tests.support.raw_client import RawClient, get, raw_client

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from proxy.upstream.connection import AnswerHead, UpstreamConnection
+from proxy.upstream.answer_head import AnswerHead
+from proxy.upstream.connection import UpstreamConnection
 
 if TYPE_CHECKING:
     import pytest

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import StaleConnection, UpstreamError, UpstreamInvalid, UpstreamTruncated, UpstreamUnreachable
-from proxy.upstream.connection import FINISH_WITHIN_S, MAX_HEAD_BYTES, MAX_HEADERS, AnswerHead, UpstreamConnection
+from proxy.upstream.answer_head import AnswerHead
+from proxy.upstream.connection import FINISH_WITHIN_S, MAX_HEAD_BYTES, MAX_HEADERS, UpstreamConnection
 from tests.support.memory_line import Answered, Clock, Line, cuts, turns
 from tests.support.upstream import Peer, Script, answer, chunk, scripted_upstream
 

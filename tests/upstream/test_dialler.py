@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.downstream.connection import server_tls
+from proxy.downstream.server import server_tls
 from proxy.errors import FirstTokenTimeout, Unavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing import retry
@@ -18,6 +18,7 @@ from proxy.routing.balancer import RoundRobin
 from proxy.routing.breaker import BreakerRules, State
 from proxy.routing.replica import Replica, parse_origin
 from proxy.routing.retry import RetryRules
+from proxy.routing.retry_budget import LEAST, RetryBudget
 from proxy.routing.standing import Standing
 from proxy.routing.table import Route, Timeouts
 from proxy.telemetry.attempt import Outcome
@@ -89,8 +90,8 @@ class Call:
 
 
 @asynccontextmanager
-async def a_dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler(SocketLimits(1 << 20, None), Random(1))
+async def a_dialler(budget: RetryBudget | None = None) -> AsyncIterator[Dialler]:
+    dialler = Dialler(SocketLimits(1 << 20, None), budget, Random(1))
     try:
         yield dialler
     finally:
@@ -135,6 +136,17 @@ async def test_the_next_replica_is_dialled_where_one_refuses_the_connection() ->
         assert (call.record.replica, call.record.attempts, call.in_flight) == (1, 2, [0, 1])
         assert call.outcomes() == [(0, Outcome.REFUSED)]
         assert call.states() == [State.OPEN, State.CLOSED]
+
+
+async def test_tries_draw_on_the_budget_that_others_have_too() -> None:
+    budget = RetryBudget()
+    async with realtime_server() as server, a_dialler(budget) as dialler:
+        now = asyncio.get_running_loop().time()
+        assert sum(budget.spend(now) for _ in range(LEAST + 1)) == LEAST
+        call = Call(REFUSED_PORT, server.url)
+        with pytest.raises(UpstreamUnreachable):
+            await call.dial(dialler)
+        assert (call.record.attempts, call.in_flight) == (1, [0, 0])
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
