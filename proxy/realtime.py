@@ -117,7 +117,7 @@ class Realtime:
         """The fallback to ask after this failure: one that is ready, and speaks as the route does."""
         kind = None if isinstance(failure, NoReplica) else kind_of(failure)
         for name in fallback_routes(route.fallbacks, kind):
-            other = self._relay.table.find(name, None)
+            other = route.table.find(name, None)
             if name not in passed and other.upstream_model and other.replicas and other.protocol == route.protocol:
                 return other
         return None

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from proxy.access.keys import Key
 from proxy.admission import Admission, OnQueued, Stay
+from proxy.continuation import Continuation
 from proxy.errors import GatewayError, Unavailable
 from proxy.fallback import Asking, open_with_fallbacks
 from proxy.protocols import endpoints
@@ -51,6 +52,8 @@ class Answer:
     """To be told of each event that is dropped on the way to the client."""
     stay: Stay | None = None
     """What it holds of what is limited."""
+    continuation: Continuation | None = None
+    """Has it go on elsewhere where it breaks off."""
 
 
 class UnderWay(Protocol):
@@ -78,7 +81,8 @@ class Relay:
         """
         if self.draining:
             raise draining()
-        route = self.table.find(request.body.model, key)
+        table = self.table
+        route = table.find(request.body.model, table.holder(key))
         record.route = route.name
         record.model = request.body.model
         route.require_ready()
@@ -130,10 +134,17 @@ class Relay:
         if self.draining and not self._under_way:
             self._all_done.set()
 
-    async def open_round(self, request: ProxyRequest, route: Route, record: RequestRecord, stay: Stay) -> Answer:
+    async def open_round(
+        self,
+        request: ProxyRequest,
+        route: Route,
+        record: RequestRecord,
+        stay: Stay,
+        on_queued: OnQueued | None = None,
+    ) -> Answer:
         """As `open`, for one exchange of a request that has entered, and keeps its `stay` from the first to the last.
         The caller's duty: `close_round`."""
-        return await self._exchange(request, route, Stream(), record, stay)
+        return await self._exchange(request, route, Stream(), record, stay, on_queued)
 
     def close_round(self, answer: Answer, record: RequestRecord) -> None:
         """As `close`; the record gets this exchange's figures, and goes on."""
@@ -146,6 +157,8 @@ class Relay:
         if answer.stay is not None:
             answer.stay.end((usage.tokens_in or 0) + (usage.tokens_out or 0))
         record.end_attempt(_outcome(answer))
+        if answer.continuation is not None:
+            answer.continuation.tell(record, _outcome(answer))
         if answer.body is None and stream.last_read_at is not None:
             record.reads = stream.batches
             record.mark_last_event(stream.last_read_at)
@@ -159,10 +172,14 @@ class Relay:
         stay: Stay,
         on_queued: OnQueued | None = None,
     ) -> Answer:
-        asking = Asking(request, self.table, stay, stream, record, on_queued)
+        continuation = self._continuation(request, stream) if route.on_break == "continue" else None
+        upstream = stream if continuation is None else continuation.upstream
+        asking = Asking(request, route.table, stay, upstream, record, on_queued)
         opened = await open_with_fallbacks(asking, route, self._dispatch)
-        if opened.route is not route and stream in self._under_way:
-            self._under_way[stream] = opened.route.name
+        if opened.route is not route:
+            self._move(stream, opened.route)
+        if continuation is not None:
+            continuation.begin(opened, asking, route)
         opening = opened.opening
         record.phase = Phase.STREAM if opening.events else Phase.RESPONSE
         return Answer(
@@ -175,7 +192,18 @@ class Relay:
             opened.watcher,
             opening.failure,
             partial(self._dispatch.on_malformed, opened.route),
+            continuation=continuation,
         )
+
+    def _continuation(self, request: ProxyRequest, stream: Stream) -> Continuation | None:
+        """What `stream` flows through, if it is one that could go on elsewhere."""
+        account = endpoints.account_for(request.path, request.body)
+        return None if account is None else Continuation(stream, account, self._dispatch, partial(self._move, stream))
+
+    def _move(self, stream: Stream, route: Route) -> None:
+        """It is another route that serves it."""
+        if stream in self._under_way:
+            self._under_way[stream] = route.name
 
     # ---- all of them ----
 
@@ -206,6 +234,9 @@ def _usage(answer: Answer) -> Usage:
         return usage_of_answer(answer.body)
     if not answer.events:
         return Usage()
+    continued = answer.continuation.usage() if answer.continuation is not None else None
+    if continued is not None:
+        return continued
     protocol = endpoints.for_path(answer.request.path)
     return usage_of_stream(protocol, answer.watcher, answer.stream.events, answer.request.body)
 

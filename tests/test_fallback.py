@@ -19,6 +19,7 @@ from proxy.errors import (
 )
 from proxy.fallback import Asking, open_with_fallbacks
 from proxy.request import RequestBody
+from proxy.routing.retry_budget import RetryBudget
 from proxy.routing.table import RoutingTable
 from proxy.streams.stream import Stream
 from proxy.telemetry.record import RequestRecord
@@ -54,8 +55,10 @@ FAILING = answer(500, b'{"error":"mine"}')
 class House:
     """Routes, and requests for the route `chat`. `record`, `stream` and `stay` are the last one's."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._dispatch = Dispatch(pool, max_event_bytes=1 << 20, on_malformed=lambda _: None, rng=Hurried())
+    def __init__(self, pool: Pool, budget: RetryBudget | None = None) -> None:
+        self._dispatch = Dispatch(
+            pool, max_event_bytes=1 << 20, on_malformed=lambda _: None, budget=budget, rng=Hurried()
+        )
         self._admission = Admission()
 
     async def open(self, table: RoutingTable) -> Opened:
@@ -248,3 +251,20 @@ async def test_a_drain_that_ends_a_wait_is_no_reason_to_fall_back(there: House, 
         with pytest.raises(Unavailable) as raised:
             await task
         assert (raised.value.code, good.connections) == ("draining", 0)
+
+
+async def test_a_request_that_falls_back_is_one_request_of_the_budget(tmp_path: Path) -> None:
+    counted: list[float] = []
+
+    class Counting(RetryBudget):
+        def request(self, now: float) -> None:
+            counted.append(now)
+            super().request(now)
+
+    async with scripted_upstream(answering(FAILING)) as bad, scripted_upstream(answering(HELLO)) as good:
+        pool = Pool()
+        there = House(pool, Counting())
+        opened = await there.open(routes(tmp_path, bad.url, good.url))
+        assert (opened.route.name, len(counted)) == ("b", 1)
+        there.stream.cancel()
+        await pool.close()

@@ -74,7 +74,7 @@ class ChatWatcher:
         self.tokens_out: int | None = None
         self.failure: Failure | None = None
         self._content_seen = False
-        self._several = _several_choices(request)
+        self._several = several_choices(request)
         self._usage_sighting = Sighting.WITHHELD if asks_for_usage(request) else Sighting.USAGE
         self._seen: frozenset[int] = frozenset()
         self._finished: frozenset[int] = frozenset()
@@ -173,7 +173,8 @@ def _speaks(choice: Mapping[str, object]) -> bool:
     return bool(choice.get("text")) or (isinstance(delta, dict) and any(delta.get(name) for name in _SPOKEN))
 
 
-def _several_choices(request: RequestFacts) -> bool:
+def several_choices(request: RequestFacts) -> bool:
+    """Whether one answer has several choices: `n`, or several prompts."""
     n, prompt = request.value("n"), request.value("prompt")
     if isinstance(n, int) and n > 1:
         return True

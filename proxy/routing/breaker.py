@@ -43,10 +43,22 @@ class Breaker:
     not speak for the one request that probes it.
     """
 
-    __slots__ = ("_closed_at", "_failures", "_outcomes", "_probe_until", "_rules", "_ticket", "_trips", "_until")
+    __slots__ = (
+        "_closed_at",
+        "_failures",
+        "_outcomes",
+        "_probe_until",
+        "_ticket",
+        "_trips",
+        "_until",
+        "reopened",
+        "rules",
+    )
 
     def __init__(self, rules: BreakerRules) -> None:
-        self._rules = rules
+        self.rules = rules
+        self.reopened = False
+        """The last time that it opened, it was open before: what was let through to try the replica failed."""
         self._ticket = 0
         self._trips = 0
         self._until: float | None = None
@@ -74,27 +86,30 @@ class Breaker:
         """A request passes. Its ticket."""
         if self._until is not None:
             self._ticket += 1
-            self._probe_until = now + self._open_for_s()
+            self._probe_until = now + self.open_for_s()
         return self._ticket
 
-    def succeeded(self, ticket: int, now: float) -> None:
-        """The replica answered: content came, or an answer that is no failure of its."""
+    def succeeded(self, ticket: int, now: float) -> bool:
+        """The replica answered: content came, or an answer that is no failure of its. True if that closed it."""
         if ticket != self._ticket:
-            return
+            return False
         self._outcomes += 1
-        if self._until is not None:
-            self._close(now)
+        if self._until is None:
+            return False
+        self._close(now)
+        return True
 
-    def failed(self, ticket: int, now: float) -> None:
+    def failed(self, ticket: int, now: float) -> bool:
+        """The replica failed. True if that opened it, be it once more."""
         if ticket != self._ticket:
-            return
+            return False
         self._outcomes += 1
-        if self._until is not None:
-            self._open(now)
-            return
-        self._failures.append((now, self._outcomes))
-        if self._is_too_much(now):
-            self._open(now)
+        if self._until is None:
+            self._failures.append((now, self._outcomes))
+            if not self._is_too_much(now):
+                return False
+        self._open(now)
+        return True
 
     def left(self, ticket: int) -> None:
         """The client left before anything was known: a probe's place is free again."""
@@ -108,23 +123,24 @@ class Breaker:
 
     def change(self, rules: BreakerRules) -> None:
         """A reload's rules; what it knows and the state it is in stay."""
-        if rules != self._rules:
-            self._rules = rules
+        if rules != self.rules:
+            self.rules = rules
             self._failures = deque(self._failures, maxlen=rules.failures)
 
     def _is_too_much(self, now: float) -> bool:
-        if len(self._failures) < self._rules.failures:
+        if len(self._failures) < self.rules.failures:
             return False
         at, outcome = self._failures[0]
         went_on = self._outcomes - outcome + 1
-        return now - at <= self._rules.within_s and self._rules.failures >= went_on * SHARE
+        return now - at <= self.rules.within_s and self.rules.failures >= went_on * SHARE
 
     def _open(self, now: float) -> None:
-        if self._until is None and now - self._closed_at > self._rules.within_s + self._open_for_s():
+        if self._until is None and now - self._closed_at > self.rules.within_s + self.open_for_s():
             self._trips = 0  # it has been well for long enough
+        self.reopened = self._until is not None
         self._trips += 1
         self._ticket += 1
-        self._until = now + self._open_for_s()
+        self._until = now + self.open_for_s()
         self._probe_until = 0.0
 
     def _close(self, now: float) -> None:
@@ -134,5 +150,6 @@ class Breaker:
         self._outcomes = 0
         self._failures.clear()
 
-    def _open_for_s(self) -> float:
-        return self._rules.open_for_s * min(LONGEST_TIMES, 1 << max(0, self._trips - 1))
+    def open_for_s(self) -> float:
+        """How long it stays open, this time."""
+        return self.rules.open_for_s * min(LONGEST_TIMES, 1 << max(0, self._trips - 1))

@@ -44,6 +44,8 @@ class Replica:
     takes_stream_options: bool = True
     """False once it refused them and answered without: it is not asked for token counts any more."""
     weight: int = 1
+    continues: Literal["prefill", "replay"] = "replay"
+    """How it takes up an answer that broke off elsewhere."""
     standing: Standing = field(default_factory=Standing, repr=False)
     """What is known of it right now; a reload keeps it."""
 

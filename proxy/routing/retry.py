@@ -70,8 +70,6 @@ class Next(enum.Enum):
 
     TRY = enum.auto()
     """A replica of this route: one of `Attempts.candidates`, after `wait_s`."""
-    FRESH = enum.auto()
-    """The same replica at once, on a fresh connection."""
     FALLBACK = enum.auto()
     """Another route of `fallback_routes`, if there is one; else as PASS_ON."""
     PASS_ON = enum.auto()
@@ -88,7 +86,8 @@ class Attempts:
     """One request's tries at one route.
 
     The owner's way: pick one of `candidates` (none: fall back, or 503), begin its `Visit` before anything is awaited,
-    as a breaker may let only one through, and tell `after` how it failed.
+    as a breaker may let only one through, and tell `after` how it failed. While it is silent, one of `beside` may be
+    asked as well: then `failed` is told of the first of the two that fails, and `after` of the last.
     """
 
     __slots__ = ("_budget", "_made", "_repeats", "_rng", "_rules", "_silent", "_stale", "_tried")
@@ -109,6 +108,27 @@ class Attempts:
             return available(replicas, now)
         return self._untried(replicas, now) or available([r for r in replicas if r not in self._silent], now)
 
+    def wants_fresh(self, kind: FailureKind, replica: Replica) -> bool:
+        """Whether `replica` is asked again at once, on a fresh connection: for a stale one, once; it costs no try."""
+        if kind is not FailureKind.STALE or replica in self._stale:
+            return False
+        self._stale.append(replica)
+        return True
+
+    def beside(self, replica: Replica, replicas: Sequence[Replica], now: float) -> Sequence[Replica]:
+        """Those that may be asked while `replica` is still silent; none, or the try at one of them is paid for."""
+        if self._made + 2 > self._rules.attempts:
+            return ()
+        others = self._untried([other for other in replicas if other is not replica], now)
+        return others if others and self._budget.spend(now) else ()
+
+    def failed(self, kind: FailureKind, replica: Replica) -> None:
+        """`replica` failed, and another one that was asked beside it is still under way."""
+        self._made += 1
+        self._tried.append(replica)
+        if kind is FailureKind.SILENT:
+            self._silent.append(replica)
+
     def after(
         self,
         kind: FailureKind,
@@ -118,14 +138,9 @@ class Attempts:
         *,
         retry_after_s: float | None = None,
     ) -> Step:
-        """What comes next, `replica` having failed before the first content. A step to try is paid for already."""
-        if kind is FailureKind.STALE and replica not in self._stale:
-            self._stale.append(replica)
-            return Step(Next.FRESH)
-        self._made += 1
-        self._tried.append(replica)
-        if kind is FailureKind.SILENT:
-            self._silent.append(replica)
+        """What comes next, `replica` having failed: before the first content, or in the middle of an answer that is to
+        be continued. A step to try is paid for already."""
+        self.failed(kind, replica)
         rule = RULES[kind]
         wait_s = self._wait_s(rule, replicas, retry_after_s, now) if self._made < self._rules.attempts else None
         if wait_s is not None and self._budget.spend(now):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from proxy.routing.average import Average
 from proxy.routing.breaker import Breaker, BreakerRules, State
+from proxy.routing.breaker_log import BreakerLog
 from proxy.routing.failure_kind import ANSWERED, COUNTED, FailureKind
 from proxy.routing.health_check import Health, HealthRules
 
@@ -19,13 +20,15 @@ LONGEST_REST_S = 60.0
 class Standing:
     """What is known of one replica. `breaker` and `health` are None where the route has none."""
 
-    __slots__ = ("breaker", "first_token", "health", "in_flight", "rests_until")
+    __slots__ = ("breaker", "first_token", "health", "in_flight", "log", "rests_until")
 
     def __init__(self, breaker: BreakerRules | None = None, health: HealthRules | None = None) -> None:
         self.in_flight = 0
         self.first_token = Average()
         self.breaker = None if breaker is None else Breaker(breaker)
         self.health = None if health is None else Health(health)
+        self.log: BreakerLog | None = None
+        """Who is told when the breaker turns."""
         self.rests_until = 0.0
         """It said that it is asked too much: others come first until then."""
 
@@ -63,8 +66,8 @@ class Standing:
 class Visit:
     """One exchange at one replica, from before it connects to its end.
 
-    The owner's duty: `over` once the replica is no longer needed, whatever happened, and one of `content`, `failed` and
-    `left` as soon as it is known, `failed` also after `content`. Said again, they change nothing.
+    The owner's duty: `over` once the replica is no longer needed, whatever happened, and one of `content`, `failed`,
+    `outrun` and `left` as soon as it is known, `failed` also after `content`. Said again, they change nothing.
     """
 
     __slots__ = ("_breaker", "_failed", "_over", "_spoken", "_standing", "_started", "_ticket")
@@ -83,8 +86,8 @@ class Visit:
             return
         self._spoken = True
         self._standing.first_token.add(now - self._started, now)
-        if self._breaker is not None:
-            self._breaker.succeeded(self._ticket, now)
+        if self._breaker is not None and self._breaker.succeeded(self._ticket, now):
+            self._closed()
 
     def failed(self, kind: FailureKind, now: float, retry_after_s: float | None = None) -> None:
         """It failed, before the first content or after it."""
@@ -97,9 +100,11 @@ class Visit:
         if self._breaker is None:
             return
         if kind in COUNTED:
-            self._breaker.failed(self._ticket, now)
+            if self._breaker.failed(self._ticket, now) and self._standing.log is not None:
+                self._standing.log.opened(self._breaker)
         elif kind in ANSWERED and not self._spoken:
-            self._breaker.succeeded(self._ticket, now)
+            if self._breaker.succeeded(self._ticket, now):
+                self._closed()
         elif not self._spoken:
             self._breaker.left(self._ticket)
 
@@ -108,8 +113,19 @@ class Visit:
         if self._breaker is not None and not (self._spoken or self._failed):
             self._breaker.left(self._ticket)
 
+    def outrun(self, now: float) -> None:
+        """Another replica answered sooner: nothing is known but that this one takes longer than it has by now."""
+        waited_s = now - self._started
+        if not (self._spoken or self._failed) and waited_s > self._standing.first_token.value(now):
+            self._standing.first_token.add(waited_s, now)
+        self.left()
+
     def over(self) -> None:
         """The replica is free of it."""
         if not self._over:
             self._over = True
             self._standing.in_flight -= 1
+
+    def _closed(self) -> None:
+        if self._standing.log is not None:
+            self._standing.log.closed()

@@ -13,6 +13,7 @@ from proxy.config.route import Route as RouteSettings
 from proxy.routing.balancer import Balancer, build_balancer
 from proxy.routing.balancing.prefix import Prefix
 from proxy.routing.breaker import BreakerRules
+from proxy.routing.breaker_log import BreakerLog
 from proxy.routing.health_check import HealthRules
 from proxy.routing.limiter import Limiter, RouteRules
 from proxy.routing.replica import Replica
@@ -68,6 +69,7 @@ class Succession:
                 left.remove(same)
                 replica.standing = same.standing
                 replica.takes_stream_options = same.takes_stream_options
+            replica.standing.log = BreakerLog(name, replica.index)
             replica.standing.change(breaker, health if replica.origin.scheme != "demo" else None)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal
 
-from proxy.access.keys import Key
+from proxy.access.keys import Key, Keyring
 from proxy.config.model import Config
 from proxy.config.route import Protocol
 from proxy.config.route import Replica as ReplicaSettings
 from proxy.config.route import Route as RouteSettings
-from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unauthorized, Unavailable
 from proxy.routing.balancer import Balancer
 from proxy.routing.failure_kind import FailureKind
 from proxy.routing.limiter import Limiter, RouteRules
@@ -66,6 +67,14 @@ class Route:
     retry: RetryRules = field(default_factory=RetryRules)
     fallbacks: tuple[Fallback, ...] = ()
     limiter: Limiter = field(default_factory=lambda: Limiter(RouteRules()))
+    hedge_s: float | None = None
+    """A second replica is asked when the first has given nothing for so long; None: never."""
+    keep_s: float | None = None
+    """A stream whose client has left goes on for so long; None: it ends at once, unless the client asks for more."""
+    on_break: Literal["error", "continue"] = "error"
+    """What becomes of an answer that breaks off after its first content."""
+    table: RoutingTable = field(default_factory=lambda: RoutingTable(()), repr=False, compare=False)
+    """The one it is in: where a request that has begun with it finds its fallbacks, whatever is reloaded meanwhile."""
 
     def require_ready(self) -> None:
         """Raise what a request for this route is answered when the file does not say enough to serve it."""
@@ -76,12 +85,14 @@ class Route:
 
 
 class RoutingTable:
-    """Routes by name, then by alias: an exact look-up, never a pattern."""
+    """Routes by name, then by alias: an exact look-up, never a pattern. `keys` are those of the same file."""
 
-    __slots__ = ("_by_model", "routes")
+    __slots__ = ("_by_model", "keys", "routes")
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.routes = tuple(routes)
+    def __init__(self, routes: Iterable[Route], keys: Keyring | None = None) -> None:
+        self.keys = keys
+        """None where nobody is asked for one."""
+        self.routes = tuple(replace(route, table=self) for route in routes)
         self._by_model = {alias: route for route in self.routes for alias in route.aliases}
         self._by_model |= {route.name: route for route in self.routes}
 
@@ -96,6 +107,18 @@ class RoutingTable:
         if key is not None and not (key.may_use(model) or key.may_use(route.name)):
             raise Forbidden("This key may not use the model. " + _listing(self.models(key)), param="model")
         return route
+
+    def holder(self, key: Key | None) -> Key | None:
+        """Who asks, as this table knows them. A session outlives the table whose `key` it has shown.
+
+        Raises `Unauthorized` where that is good no longer.
+        """
+        if self.keys is None:
+            return key
+        current = None if key is None else self.keys.current(key)
+        if current is None:
+            raise Unauthorized("This connection's API key is not valid any more: connect again with another one.")
+        return current
 
     def models(self, key: Key | None) -> list[str]:
         """Routes, then aliases, that `key` may use, in the file's order."""
@@ -118,7 +141,8 @@ def build_table(config: Config, before: RoutingTable | None = None, rng: Random 
     under the new file's rules: it is to be swapped at once."""
     former = {} if before is None else {route.name: route for route in before.routes}
     succession = Succession(former, rng or Random())
-    return RoutingTable(_route(name, route, succession) for name, route in config.routes.items())
+    keys = Keyring.of(config.auth_keys) if config.auth_keys else None  # what may fail first: nothing was changed then
+    return RoutingTable((_route(name, route, succession) for name, route in config.routes.items()), keys)
 
 
 def _route(name: str, settings: RouteSettings, succession: Succession) -> Route:
@@ -140,6 +164,9 @@ def _route(name: str, settings: RouteSettings, succession: Succession) -> Route:
         retry=RetryRules(settings.retry.attempts, settings.retry.max_wait_s),
         fallbacks=tuple(Fallback(other.route, tuple(map(FailureKind, other.reasons))) for other in settings.fallbacks),
         limiter=succession.limiter(name, settings),
+        hedge_s=settings.hedge_s,
+        keep_s=settings.keep_s,
+        on_break=settings.on_break,
     )
 
 
@@ -148,4 +175,4 @@ def _replica(index: int, settings: ReplicaSettings, protocol: Protocol) -> Repli
     headers = [(name, value.get_secret_value()) for name, value in settings.headers.items()]
     if settings.api_key is not None:
         headers.append(upstream_credentials(protocol, settings.api_key.get_secret_value()))
-    return Replica(index, origin, prefix, tuple(headers), weight=settings.weight)
+    return Replica(index, origin, prefix, tuple(headers), weight=settings.weight, continues=settings.continues)

@@ -82,6 +82,7 @@ def _json_line(record: RequestRecord, now_wall: float) -> str:
             "tokens_in": record.tokens_in,
             "tokens_out": record.tokens_out,
             "tokens_estimated": record.tokens_estimated,
+            **({"continued": record.continued} if record.continued else {}),
         }
     )
 
@@ -108,6 +109,8 @@ def _figures(record: RequestRecord) -> str:
     figures.append(_size(record.bytes_out))
     if record.attempts > 1:
         figures.append(f"{record.attempts} attempts")
+    if record.continued:
+        figures.append("continued" if record.continued == 1 else f"continued {record.continued} times")
     return ", ".join(figures)
 
 

@@ -83,7 +83,8 @@ class RequestRecord:
     `is_session`: it tells of a whole WebSocket connection, whose requests have records of their own. `reads`: by how
     many reads of the upstream's socket the `events` came, where that is known. `rounds` and `tool_calls` are a tool
     loop's (0: none ran); what is counted is then the sum of its rounds. `goes_on`: the client has gone, the request not
-    yet; whoever holds it then settles and publishes the record.
+    yet; whoever holds it then settles and publishes the record. `continued`: how often the answer broke off and went on
+    at another replica.
     """
 
     request_id: str
@@ -116,6 +117,7 @@ class RequestRecord:
     rounds: int = 0
     tool_calls: int = 0
     goes_on: bool = False
+    continued: int = 0
     attempted: list[Attempt] = field(default_factory=list)
     """What came of the attempts, in order. One that its client left unanswered came to nothing."""
     _attempt_under_way: tuple[str, int] | None = None
@@ -127,11 +129,26 @@ class RequestRecord:
         self.phase = Phase.CONNECT
         self._attempt_under_way = (route, replica)
 
-    def end_attempt(self, outcome: Outcome) -> None:
-        """What came of the attempt under way. Once only: later calls change nothing."""
-        if self._attempt_under_way is not None:
+    def end_attempt(self, outcome: Outcome, of: tuple[str, int] | None = None) -> None:
+        """What came of the attempt under way; or of another beside it, `of` this route and replica. Once only: later
+        calls change nothing."""
+        if of is not None and of != self._attempt_under_way:
+            self.attempted.append(Attempt(*of, outcome))
+        elif self._attempt_under_way is not None:
             self.attempted.append(Attempt(*self._attempt_under_way, outcome))
             self._attempt_under_way = None
+
+    def attempt_goes_on(self, route: str, replica: int) -> None:
+        """Of two attempts under way, it is this one that answers."""
+        self.replica = replica
+        self._attempt_under_way = (route, replica)
+
+    def add_attempts(self, other: RequestRecord) -> None:
+        """More attempts of this request, which `other` has."""
+        self.attempts += other.attempts
+        self.attempted += other.attempted
+        if other.replica is not None:
+            self.route, self.replica = other.route, other.replica
 
     def add_queue_time(self, entered: float, now: float) -> None:
         """Waited in a queue from `entered` to `now`; several waits (another replica's queue) add up."""
@@ -153,6 +170,7 @@ class RequestRecord:
         self.attempted += other.attempted
         if other.replica is not None:
             self.replica = other.replica
+        self.continued += other.continued
         self.queue_ms = round(self.queue_ms + other.queue_ms, 1)
         self.events += other.events
         if other.tokens_in is not None or other.tokens_out is not None:

@@ -34,11 +34,12 @@ Failure = UpgradeRefused | UpstreamError
 
 
 class Dialler:
-    """Opens sockets, and knows which are open. The owner's duty: `close`."""
+    """Opens sockets, and knows which are open. `budget`: for tries on top of the first, of this and of whoever else has
+    it. The owner's duty: `close`."""
 
-    def __init__(self, limits: SocketLimits, rng: Random | None = None) -> None:
+    def __init__(self, limits: SocketLimits, budget: RetryBudget | None = None, rng: Random | None = None) -> None:
         self._limits = limits
-        self._budget = RetryBudget()
+        self._budget = budget or RetryBudget()
         self._rng = rng or Random()
         self._now = asyncio.get_running_loop().time
         self._tls: ssl.SSLContext | None = None

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from proxy.errors import UpstreamUnreachable
+from proxy.errors import Unavailable, UpstreamUnreachable
 from proxy.routing.replica import Origin
 
 Made = TypeVar("Made", bound=asyncio.Protocol)
@@ -20,7 +20,7 @@ async def open_connection(
 ) -> Made:
     """The protocol of a new connection to `origin`, which is not a demo's.
 
-    Raises `UpstreamUnreachable`, whose message has no address in it.
+    Raises `UpstreamUnreachable`, whose message has no address in it, or `Unavailable` where the fault is ours.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -28,9 +28,16 @@ async def open_connection(
             _, protocol = await loop.create_connection(make_protocol, origin.host, origin.port, ssl=tls)
             return protocol
     except OSError as error:
-        raise unreachable(error, timeout_s) from error
+        raise shortage(error) or unreachable(error, timeout_s) from error
     except UnicodeError as error:
         raise UpstreamUnreachable("its host name cannot be resolved") from error
+
+
+def shortage(error: OSError) -> Unavailable | None:
+    """What to say where this process, or this machine, can open nothing more; no model server is to blame."""
+    if any(f"[Errno {number}]" in str(error) for number in (errno.EMFILE, errno.ENFILE)):
+        return Unavailable("The gateway has as many connections as it may have.", retry_after_s=1.0)
+    return None
 
 
 def unreachable(error: OSError, timeout_s: float | None) -> UpstreamUnreachable:

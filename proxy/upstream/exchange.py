@@ -17,7 +17,8 @@ from proxy.protocols.protocol import Sighting, Watcher
 from proxy.routing.replica import Headers
 from proxy.routing.table import Timeouts
 from proxy.streams.stream import Stream
-from proxy.upstream.connection import AnswerHead, UpstreamConnection
+from proxy.upstream.answer_head import AnswerHead
+from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.redaction import Redaction
 from proxy.wire.sse import Event, EventTooLarge, Parser, plain_event
 
@@ -146,9 +147,12 @@ class Exchange:
         Raises what the stream was interrupted with meanwhile; the caller then closes the exchange.
         """
         self._connection = connection
-        self._stream.flow_from(self)
+        self._enter_stream()
         connection.deadlines.start(self._timeouts, self, self._fail)
         connection.send(request, self)
+
+    def _enter_stream(self) -> None:
+        self._stream.flow_from(self)
 
     # ---- the stream's side (its source) ----
 
@@ -244,7 +248,7 @@ class Exchange:
         failure = answer_error(body) if self._streaming and self._head.status == 200 else None
         if failure is not None:
             self._open_failure(failure)
-        elif self._is_error():
+        elif self._is_error() or b'"error"' in body:  # some say under 200 that they failed
             redaction = Redaction(self._credentials)
             self._open(Opening(self._head.status, redaction.headers(self._head.headers), redaction.data(body)))
         else:

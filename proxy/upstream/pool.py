@@ -7,12 +7,14 @@ import errno
 import socket
 import ssl
 from collections import defaultdict
+from collections.abc import Container
 from functools import partial
 
 from proxy.errors import UpstreamUnreachable
 from proxy.routing.replica import Origin
 from proxy.upstream import demo
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.dialling import shortage
 from proxy.upstream.gather import Gatherer
 
 KEEP_S = 4.0
@@ -33,7 +35,7 @@ class Pool:
     async def connection(self, origin: Origin, *, connect_timeout_s: float | None, fresh: bool) -> UpstreamConnection:
         """A connection that can take a request now; `fresh` asks for a new one.
 
-        Raises `UpstreamUnreachable`, whose message has no address in it.
+        Raises `UpstreamUnreachable`, whose message has no address in it, or `Unavailable` where the fault is ours.
         """
         if not fresh:
             idle = self._idle[origin]
@@ -42,6 +44,12 @@ class Pool:
                 if kept.usable:
                     return kept
         return await self._connect(origin, connect_timeout_s)
+
+    def keep_only(self, origins: Container[Origin]) -> None:
+        """Close the idle connections to all others; those in use are closed soon after they are given back."""
+        for origin in [origin for origin in self._idle if origin not in origins]:
+            for connection in list(self._idle.pop(origin)):
+                connection.close()
 
     async def close(self) -> None:
         """Close every connection, idle or not."""
@@ -65,7 +73,7 @@ class Pool:
         except (socket.gaierror, UnicodeError) as error:
             raise UpstreamUnreachable("its host name cannot be resolved") from error
         except OSError as error:
-            raise UpstreamUnreachable(_refusal(error)) from error
+            raise shortage(error) or UpstreamUnreachable(_refusal(error)) from error
         if not connection.usable:
             raise UpstreamUnreachable("the connection was closed as soon as it was made")
         self._all.add(connection)
@@ -88,7 +96,8 @@ class Pool:
 
     def _forget(self, origin: Origin, connection: UpstreamConnection) -> None:
         self._all.discard(connection)
-        self._idle[origin].pop(connection, None)
+        if origin in self._idle:
+            self._idle[origin].pop(connection, None)
 
     def _sweep(self) -> None:
         self._sweep_timer = None

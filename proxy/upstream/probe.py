@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from proxy.errors import UpstreamError
 from proxy.routing.replica import Replica
 from proxy.routing.table import Route
-from proxy.upstream.connection import AnswerHead
+from proxy.upstream.answer_head import AnswerHead
+from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.message import probing_message
 from proxy.upstream.pool import Pool
 
@@ -51,12 +52,12 @@ async def _ask(pool: Pool, route: Route, replica: Replica) -> ProbeResult:
 
 async def _list_models(pool: Pool, route: Route, replica: Replica) -> tuple[bool, str]:
     connection = await pool.connection(replica.origin, connect_timeout_s=route.timeouts.connect_s, fresh=True)
-    listing = _Listing()
+    listing = _Listing(connection)
     connection.send(probing_message(replica, "/v1/models"), listing)
     try:
         await listing.whole
     finally:
-        connection.close()
+        listing.leave()
     if listing.status in (401, 403):
         return False, f"refuses the credentials ({listing.status})"
     if 300 <= listing.status < 400:
@@ -70,9 +71,11 @@ async def _list_models(pool: Pool, route: Route, replica: Replica) -> tuple[bool
 
 
 class _Listing:
-    """A connection's receiver that keeps the whole answer. `whole` is done when it is, or with its `UpstreamError`."""
+    """A connection's receiver that keeps the whole answer. `whole` is done when it is, or with its `UpstreamError`. The
+    connection is closed at its end: a moment later it may serve another probe."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection: UpstreamConnection | None = connection
         self.status = 0
         self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._body = bytearray()
@@ -93,9 +96,17 @@ class _Listing:
             self._body += data
 
     def answer_ended(self) -> None:
+        self.leave()
         if not self.whole.done():
             self.whole.set_result(None)
 
+    def leave(self) -> None:
+        """Close the connection, once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
     def answer_broken(self, error: UpstreamError) -> None:
+        self._connection = None
         if not self.whole.done():
             self.whole.set_exception(error)

@@ -19,7 +19,8 @@ from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamInvalid, Upst
 from proxy.request import ProxyRequest
 from proxy.routing.replica import Replica
 from proxy.routing.table import Route
-from proxy.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, AnswerHead, UpstreamConnection
+from proxy.upstream.answer_head import AnswerHead
+from proxy.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, UpstreamConnection
 from proxy.upstream.dialling import open_connection
 from proxy.upstream.message import REQUEST_ID
 from proxy.upstream.redaction import Redaction

@@ -56,6 +56,7 @@ class Gateway:
         retry: RetryRules = RetryRules(),  # noqa: B008 (frozen)
         budget: RetryBudget | None = None,
         weights: Sequence[int] = (),
+        first_token_s: float = 2.0,
         seed: int = 0,
     ) -> None:
         self._world = world
@@ -63,6 +64,7 @@ class Gateway:
         self._balancer = balancer
         self._retry = retry
         self._budget = budget or RetryBudget()
+        self._first_token_s = first_token_s
         self._rng = Random(seed)
         self.replicas = [
             Replica(index, Origin("http", f"gpu-{index}", 8000), "", weight=weight, standing=Standing(breaker))
@@ -94,17 +96,21 @@ class Gateway:
         self.tries_at.append(now)
         if server.health is Health.ERRORS:
             server.refused += 1
-            self._failed(request, attempts, replica, visit)
+            self._failed(request, attempts, replica, visit, FailureKind.SERVER_ERROR)
+            return
+        if server.health is Health.STALLS:
+            failed = partial(self._failed, request, attempts, replica, visit, FailureKind.SILENT)
+            self._world.after(self._first_token_s, failed)
             return
         blocks = [] if request.facts is None else request.facts.prompt_blocks()
         first, end = partial(self._first, request, visit), partial(self._end, request, visit)
         request.warm = server.begin(blocks, request.prompt_s, request.answer_s, first, end)
 
-    def _failed(self, request: Request, attempts: Attempts, replica: Replica, visit: Visit) -> None:
+    def _failed(self, request: Request, attempts: Attempts, replica: Replica, visit: Visit, kind: FailureKind) -> None:
         now = self._world.now
-        visit.failed(FailureKind.SERVER_ERROR, now)
+        visit.failed(kind, now)
         visit.over()
-        step = attempts.after(FailureKind.SERVER_ERROR, replica, self.present, now)
+        step = attempts.after(kind, replica, self.present, now)
         if step.next is Next.TRY:
             self._world.after(step.wait_s, partial(self._try, request, attempts))
         else:

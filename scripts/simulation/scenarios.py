@@ -137,6 +137,41 @@ def flapping_server(balancer: BalancerOf, seed: int, breaker: BreakerRules | Non
     return Flapping(seen(gateway, servers), servers[0].refused, opened)
 
 
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """`seen` is of requests that came after the breaker had opened (`opened`), or after the same time without one."""
+
+    seen: Seen
+    opened: float
+    requests: int
+    tries: int
+
+
+def stalled_server(
+    balancer: BalancerOf, seed: int, *, stalls: bool = True, since: float = 0.0, until: float = 300.0
+) -> Stalled:
+    """Four servers at half of what they can do; after half a minute one of them takes requests and says nothing."""
+    world, rng = World(), Random(seed)
+    servers = [Server(world) for _ in range(4)]
+    gateway = Gateway(world, servers, balancer(rng), breaker=BreakerRules(), seed=seed)
+    standing = gateway.replicas[0].standing
+    opened = [since] if since else []
+    if stalls:
+        world.at(30.0, partial(setattr, servers[0], "health", Health.STALLS))
+
+    def look() -> None:
+        if not opened and standing.breaker_state(world.now) is State.OPEN:
+            opened.append(world.now)
+
+    for tick in range(int(until * 10)):
+        world.at(tick / 10, look)
+    for moment in arrivals(rng, 0.5 * 4 * 8 / 2.2, until):
+        world.at(moment, partial(gateway.send, even(rng)))
+    world.run()
+    first = opened[0] if opened else math.inf
+    return Stalled(seen(gateway, servers, since=first), first, len(gateway.requests), len(gateway.tries_at))
+
+
 def outage(budget: RetryBudget, seed: int, breaker: BreakerRules | None = None) -> tuple[list[int], list[int]]:
     """Every server answers 503 from second 20 to 40, 60 requests a second. Requests, and tries, of each second."""
     world, rng = World(), Random(seed)

@@ -24,6 +24,8 @@ class Health(enum.Enum):
     WELL = enum.auto()
     ERRORS = enum.auto()
     """Answers 503 at once."""
+    STALLS = enum.auto()
+    """Takes a request and says nothing."""
 
 
 @dataclass(slots=True, eq=False)

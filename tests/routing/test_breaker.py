@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.routing.balancing.least_busy import LeastBusy
+from proxy.routing.balancing.round_robin import RoundRobin
 from proxy.routing.breaker import LONGEST_TIMES, Breaker, BreakerRules, State
 from proxy.routing.health_check import HealthRules
 from proxy.routing.standing import Standing
+from scripts.simulation.scenarios import stalled_server
 
 RULES = BreakerRules(failures=5, within_s=30.0, open_for_s=10.0)
 
@@ -196,3 +199,14 @@ def test_whatever_happens_it_lets_a_request_through_sooner_or_later(steps: list[
                 breaker.recovered(now)
     assert breaker.retry_at() <= now + LONGEST_TIMES * RULES.open_for_s
     assert breaker.admits(max(now, breaker.retry_at()))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("balancer", [LeastBusy, RoundRobin])
+def test_once_it_is_open_a_stalled_replica_is_hardly_felt(balancer: type[LeastBusy | RoundRobin], seed: int) -> None:
+    stalled = stalled_server(lambda _: balancer(), seed)
+    well = stalled_server(lambda _: balancer(), seed, stalls=False, since=stalled.opened)
+    assert stalled.opened < 40.0  # it stalls from 30 on, and silence takes two seconds
+    assert stalled.seen.p99 <= 1.5 * well.seen.p99
+    assert (stalled.seen.failed, stalled.seen.answered) == (0, well.seen.answered)
+    assert stalled.tries <= 1.02 * stalled.requests

@@ -134,9 +134,11 @@ def test_attempts_are_tries_in_all() -> None:
 
 def test_a_stale_connection_costs_a_replica_no_attempt_once() -> None:
     there, tries = unbroken(2), attempts(RetryRules(attempts=2))
-    assert tries.after(FailureKind.STALE, there[0], there, 100.0) == Step(Next.FRESH)
+    assert not tries.wants_fresh(FailureKind.UNREACHABLE, there[0])
+    assert tries.wants_fresh(FailureKind.STALE, there[0])
     assert tries.after(FailureKind.UNREACHABLE, there[0], there, 100.0) == Step(Next.TRY)
-    assert tries.after(FailureKind.STALE, there[1], there, 100.0) == Step(Next.FRESH)
+    assert tries.wants_fresh(FailureKind.STALE, there[1])
+    assert not tries.wants_fresh(FailureKind.STALE, there[1])
     assert tries.after(FailureKind.STALE, there[1], there, 100.0) == Step(Next.FALLBACK)
 
 
@@ -194,3 +196,32 @@ def test_no_request_is_tried_without_end(failures: list[tuple[FailureKind, int]]
         made += step.next is Next.TRY
         assert list(tries.candidates(there, 100.0 + step.wait_s))
     assert made <= most
+
+
+# ---- a second one beside a silent one ----
+
+
+def test_another_replica_may_be_asked_beside_a_silent_one() -> None:
+    there, tries = unbroken(3), attempts()
+    assert [other.index for other in tries.beside(there[1], there, 100.0)] == [0, 2]
+    tries.failed(FailureKind.BROKEN, there[0])
+    assert tries.after(FailureKind.SILENT, there[1], there, 100.0) == Step(Next.TRY)
+    assert list(tries.candidates(there, 100.0)) == [there[2]]
+
+
+def test_a_try_beside_another_is_one_of_the_attempts() -> None:
+    there = unbroken(3)
+    assert attempts(RetryRules(attempts=1)).beside(there[0], there, 100.0) == ()
+    tries = attempts(RetryRules(attempts=2))
+    assert tries.beside(there[0], there, 100.0)
+    tries.failed(FailureKind.BROKEN, there[1])
+    assert tries.after(FailureKind.SILENT, there[0], there, 100.0) == Step(Next.FALLBACK)
+
+
+def test_a_try_beside_another_is_paid_for_if_there_is_one() -> None:
+    budget = RetryBudget()
+    tries = Attempts(RetryRules(), budget, Random(1))
+    alone, there = unbroken(1), unbroken(2)
+    for _ in range(50):
+        assert not tries.beside(alone[0], alone, 100.0)
+    assert sum(bool(tries.beside(there[0], there, 100.0)) for _ in range(50)) == LEAST

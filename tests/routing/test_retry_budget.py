@@ -70,3 +70,9 @@ def test_with_breakers_an_outage_gets_next_to_nothing() -> None:
     requests, tries = outage(RetryBudget(), 1, BreakerRules())
     assert sum(tries[21:40]) < 0.02 * sum(requests[21:40])
     assert sum(tries[51:60]) == sum(requests[51:60])  # and all is well again after it
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_over_all_there_are_no_more_than_a_fifth_on_top(seed: int) -> None:
+    requests, tries = outage(RetryBudget(), seed)
+    assert sum(tries) <= (1 + SHARE) * sum(requests)

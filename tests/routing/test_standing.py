@@ -129,3 +129,26 @@ def test_a_visit_under_way_at_a_reload_still_counts_down() -> None:
     visit.failed(FailureKind.BROKEN, 101.0)
     visit.over()
     assert (standing.in_flight, standing.available(101.0)) == (0, True)
+
+
+def test_one_that_was_outrun_counts_as_slow_and_not_as_failed() -> None:
+    standing = Standing(ONE)
+    visit = Visit(standing, 100.0)
+    visit.outrun(102.0)
+    visit.over()
+    assert standing.first_token.value(102.0) == 2.0
+    assert (standing.breaker_state(102.0), standing.available(102.0), standing.in_flight) == (State.CLOSED, True, 0)
+
+
+def test_one_that_was_outrun_at_once_is_not_the_faster_for_it() -> None:
+    standing = Standing(ONE)
+    Visit(standing, 100.0).content(101.0)
+    Visit(standing, 101.0).outrun(101.1)
+    assert standing.first_token.value(101.1) > 0.9
+
+
+def test_a_probe_that_was_outrun_gives_its_place_back() -> None:
+    standing = Standing(ONE)
+    Visit(standing, 100.0).failed(FailureKind.UNREACHABLE, 100.0)
+    Visit(standing, 110.0).outrun(112.0)
+    assert (standing.breaker_state(112.0), standing.available(112.0)) == (State.HALF_OPEN, True)

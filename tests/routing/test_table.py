@@ -9,7 +9,7 @@ import pytest
 
 from proxy.access.keys import Key
 from proxy.config.loader import load
-from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from proxy.errors import Forbidden, InvalidRequest, ModelNotFound, Unauthorized, Unavailable
 from proxy.routing.balancing.two_choices import TwoChoices
 from proxy.routing.failure_kind import FailureKind
 from proxy.routing.limiter import RouteRules
@@ -166,3 +166,25 @@ def test_chance_can_be_given(tmp_path: Path) -> None:
         for route in [build_table(load(file, {}), rng=Random(5)).find("chat", None)]
     ]
     assert picks[0] == picks[1]
+
+
+def test_who_has_shown_a_key_before_is_asked_for_it_as_it_is_now(tmp_path: Path) -> None:
+    keys = "auth: {keys: [{name: web, key: %s, models: [%s]}]}\nroutes: {chat: 'demo://', other: 'demo://'}\n"
+    before, narrower, other = (table(tmp_path, keys % how) for how in (("k", "'*'"), ("k", "other"), ("new", "'*'")))
+    assert before.keys is not None
+    shown = before.keys.find("k")
+    assert shown is not None
+    assert before.holder(shown) is shown
+    assert narrower.holder(shown) == Key("web", ("other",))
+    for asking in (shown, None):
+        with pytest.raises(Unauthorized):
+            other.holder(asking)
+    everybody = table(tmp_path, "routes: {chat: 'demo://'}\n")
+    assert (everybody.holder(shown), everybody.holder(None)) == (shown, None)
+
+
+def test_a_route_knows_the_table_it_is_in(tmp_path: Path) -> None:
+    first = table(tmp_path, "routes: {chat: 'demo://', other: 'demo://'}\n")
+    second = build_table(load(tmp_path / "routes.yaml", {}), first)
+    assert first.find("chat", None).table is first
+    assert second.find("chat", None).table.find("other", None) is second.find("other", None)

@@ -254,3 +254,18 @@ def test_a_stack_that_was_asked_for_is_kept() -> None:
     record = logging.LogRecord("a", logging.INFO, "", 0, "here", (), None)
     record.stack_info = "Stack (most recent call last):\n  here"
     assert json.loads(JsonFormatter().format(record))["traceback"] == record.stack_info
+
+
+@pytest.mark.parametrize(("times", "text"), [(1, "2 attempts, continued"), (2, "2 attempts, continued 2 times")])
+def test_an_answer_that_went_on_elsewhere_is_told(times: int, text: str) -> None:
+    record = RequestRecord("req_c1", "POST", "/v1/chat/completions", 0.0, route="chat", attempts=2, continued=times)
+    record.finish(EndState.COMPLETED, 1.0)
+    assert text in line(record, NOW, "text")
+    assert json.loads(line(record, NOW, "json"))["continued"] == times
+
+
+def test_an_answer_that_did_not_is_not() -> None:
+    record = RequestRecord("req_c2", "POST", "/v1/chat/completions", 0.0)
+    record.finish(EndState.COMPLETED, 1.0)
+    assert "continued" not in line(record, NOW, "text")
+    assert "continued" not in json.loads(line(record, NOW, "json"))

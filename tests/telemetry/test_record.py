@@ -201,3 +201,42 @@ def test_the_end_states_are_the_metrics_outcomes() -> None:
         "drained",
         "error",
     ]
+
+
+# ---- attempts beside each other, and after a break ----
+
+
+def test_what_came_of_an_attempt_beside_the_one_under_way_is_kept() -> None:
+    record = RequestRecord("r", "POST", "/", 0.0)
+    record.begin_attempt("chat", 0)
+    record.begin_attempt("chat", 1)
+    record.end_attempt(Outcome.TIMEOUT, ("chat", 0))
+    record.end_attempt(Outcome.OK)
+    record.end_attempt(Outcome.OK)
+    assert record.attempted == [("chat", 0, Outcome.TIMEOUT), ("chat", 1, Outcome.OK)]
+
+
+def test_the_attempt_that_goes_on_is_the_one_that_ends() -> None:
+    record = RequestRecord("r", "POST", "/", 0.0)
+    record.begin_attempt("chat", 0)
+    record.begin_attempt("chat", 1)
+    record.end_attempt(Outcome.STATUS, ("chat", 1))
+    record.attempt_goes_on("chat", 0)
+    record.end_attempt(Outcome.OK)
+    assert (record.attempts, record.replica) == (2, 0)
+    assert record.attempted == [("chat", 1, Outcome.STATUS), ("chat", 0, Outcome.OK)]
+
+
+def test_attempts_of_a_continuation_are_added() -> None:
+    record, later = RequestRecord("r", "POST", "/", 0.0), RequestRecord("r", "POST", "/", 0.0)
+    record.route = "chat"
+    record.begin_attempt("chat", 0)
+    record.end_attempt(Outcome.TRUNCATED)
+    record.add_attempts(later)
+    assert (record.route, record.replica, record.attempts) == ("chat", 0, 1)
+    later.route = "small"
+    later.begin_attempt("small", 2)
+    later.end_attempt(Outcome.OK)
+    record.add_attempts(later)
+    assert (record.route, record.replica, record.attempts) == ("small", 2, 2)
+    assert record.attempted == [("chat", 0, Outcome.TRUNCATED), ("small", 2, Outcome.OK)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 
 from proxy.errors import UpstreamUnreachable
 from proxy.routing.replica import Origin, parse_origin
-from proxy.upstream.dialling import open_connection, unreachable
+from proxy.upstream.dialling import open_connection, shortage, unreachable
 from tests.support.tls import certificate
 from tests.support.upstream import Peer, scripted_upstream
 
@@ -96,3 +97,20 @@ async def test_a_certificate_nobody_vouches_for_is_not_good_enough(tmp_path: Pat
 )
 def test_every_other_failure_has_its_words(error: OSError, said: str) -> None:
     assert unreachable(error, None).message.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_ours"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENFILE, "Too many open files in system"), True),
+        (OSError("Multiple exceptions: [Errno 24] Too many open files, [Errno 111] Connection refused"), True),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), False),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_what_the_gateway_itself_lacks_is_not_the_model_servers_fault(error: OSError, is_ours: bool) -> None:
+    said = shortage(error)
+    assert (said is not None) == is_ours
+    assert said is None or (said.status, said.retry_after_s) == (503, 1.0)

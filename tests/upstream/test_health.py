@@ -12,6 +12,7 @@ import pytest
 from proxy.routing.breaker import State
 from proxy.routing.failure_kind import FailureKind
 from proxy.routing.standing import Visit
+from proxy.upstream import health, probe
 from proxy.upstream.health import HealthChecks
 from proxy.upstream.pool import Pool
 from tests.support.dispatching import replicated, table_of
@@ -20,6 +21,7 @@ from tests.support.upstream import Peer, Script, answer, answering, saying, scri
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
+    from types import ModuleType
 
     from proxy.routing.table import Route
 
@@ -176,3 +178,25 @@ async def test_a_probes_connection_is_closed_whatever_it_came_to(said: list[byte
         async with checking([route]):
             await until(lambda: closed >= 2)
             assert upstream.connections - closed <= 1
+
+
+@pytest.mark.parametrize("receiver", [(health, "_Answer"), (probe, "_Listing")], ids=["check", "probe"])
+async def test_a_probe_closes_its_connection_before_anybody_else_can_have_it(
+    receiver: tuple[ModuleType, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the pool has it back, a request may take it before the probe's task runs again."""
+    usable: list[bool] = []
+
+    class Watched(getattr(*receiver)):  # type: ignore[misc]
+        def answer_ended(self) -> None:
+            connection = self._connection
+            super().answer_ended()
+            usable.append(connection.usable)
+
+    monkeypatch.setattr(*receiver, Watched)
+    async with scripted_upstream(answering(answer(200, b"{}"))) as upstream:
+        route = replicated(tmp_path, upstream.url, settings=OFTEN)
+        await probe.probe([route])
+        async with checking([route]):
+            await until(lambda: bool(usable))
+    assert not any(usable)

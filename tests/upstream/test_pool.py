@@ -16,7 +16,7 @@ from proxy.routing.replica import Origin, parse_origin
 from proxy.upstream import pool as pool_room
 from proxy.upstream.pool import KEEP_S, Pool
 from tests.support.memory_line import Answered, Clock, turns
-from tests.support.upstream import Peer, ScriptedUpstream, answer, answering, chunk, scripted_upstream
+from tests.support.upstream import Peer, Script, ScriptedUpstream, answer, answering, chunk, scripted_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -418,3 +418,27 @@ async def test_the_built_in_model_is_connected_and_kept_like_any_other(pool: Poo
 
 def test_connections_are_kept_for_less_than_the_common_servers_do() -> None:
     assert pool_room.KEEP_S < 5.0
+
+
+async def test_only_idle_connections_to_others_are_closed_when_few_are_kept() -> None:
+    gone = [asyncio.Event(), asyncio.Event()]
+
+    def noticing(event: asyncio.Event) -> Script:
+        async def script(peer: Peer) -> None:
+            await peer.closed()
+            event.set()
+
+        return script
+
+    pool = Pool()
+    async with scripted_upstream(noticing(gone[0])) as first, scripted_upstream(noticing(gone[1])) as second:
+        origins = [parse_origin(upstream.url)[0] for upstream in (first, second)]
+        for origin in origins:
+            pool._keep(origin, await pool.connection(origin, connect_timeout_s=5, fresh=True))
+        in_use = await pool.connection(origins[0], connect_timeout_s=5, fresh=True)
+        pool.keep_only({origins[1]})
+        await asyncio.wait_for(gone[0].wait(), 10)
+        assert in_use.usable
+        assert not gone[1].is_set()
+        assert origins[0] not in pool._idle
+    await pool.close()
