@@ -9,7 +9,8 @@ from typing import Final
 
 from proxy.downstream.mux_channel import TakenOver
 from proxy.errors import GatewayError, UpstreamTruncated
-from proxy.streams.numbered import FRAME_COST_BYTES, NumberedStream
+from proxy.streams.backlog import FRAME_COST_BYTES
+from proxy.streams.numbered import NumberedStream
 from proxy.streams.replayed import Replayed
 from proxy.streams.stream import Stream
 from proxy.wire.mux_frames import Ending

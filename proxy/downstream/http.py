@@ -19,7 +19,8 @@ from proxy.downstream.cors import cors_headers
 from proxy.downstream.early_head import EarlyHead
 from proxy.downstream.edge import RECORD
 from proxy.downstream.gate import Gate, Visitor
-from proxy.downstream.resumable import ResumableRequest, StreamsApi
+from proxy.downstream.opened import opened_events
+from proxy.downstream.resumable import ResumableRequest, StreamsApi, told_already
 from proxy.downstream.streamed import StreamedAnswer
 from proxy.downstream.tool_chats import ToolChats, leaves_tools_to_us
 from proxy.downstream.written import WrittenResponse
@@ -63,7 +64,8 @@ class HttpApi:
         proxied = await self._read(request, visitor, record)
         route = self._relay.route(proxied, visitor.key, record)
         answers = self._tool_chats if leaves_tools_to_us(proxied) else self._relay
-        resumable = self._streams.asked_for(request) if proxied.body.stream else None
+        keeps = proxied.body.stream or route.keep_s is not None
+        resumable = self._streams.asked_for(request, route) if keeps else None
         turn = _Turn(request, proxied, route, record, self._gate.origins, answers, resumable)
         if proxied.body.stream and route.keepalive_s is not None:
             return await self._relay_after_silence(turn, route.keepalive_s)
@@ -176,7 +178,8 @@ class _Turn:
             if begun is None:
                 streamed.begin()
             if self.resumable is not None and answer.events:
-                streamed.follow(self.resumable.keep(answer, self._close_with(answer)).stream, _cut)
+                opened = opened_events(answer, self.route, self._close_with(answer))
+                streamed.follow(self.resumable.keep(opened, answer.request.path).stream, told_already)
             else:
                 streamed.follow(answer.stream, answer.watcher.terminal_error if answer.events else _cut)
             await streamed.finished
@@ -210,5 +213,6 @@ def _in_stream(answer: Answer) -> UpstreamError:
     """An answer with a status of its own, told in a stream that has begun already."""
     failure = answer.failure or answer_error(answer.body or b"")
     if failure is not None:
-        return UpstreamError(failure.message)
+        code = failure.error.get("code")
+        return UpstreamError(failure.message, code=code if isinstance(code, str) else None)
     return UpstreamError(f"The upstream answered with status {answer.status}, not with an event stream.")

@@ -22,6 +22,7 @@ class KeptStreams:
         self.store = store
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = 0.0  # uvloop's handle of what is due at once does not say when
 
     def detach(self, kept: KeptStream) -> None:
         """Its client has gone; it may come back."""
@@ -33,6 +34,11 @@ class KeptStreams:
         self.store.ended(kept, self._loop.time())
         self._watch_deadlines()
 
+    def expire(self, now: float) -> None:
+        """Forget those whose time after their end is up at `now`, and stop those that were alone for too long."""
+        for kept in self.store.expire(now):
+            kept.cancel(DETACHED)
+
     def close(self) -> None:
         """Stop what still runs."""
         for kept in self.store.live():
@@ -42,14 +48,14 @@ class KeptStreams:
 
     def _watch_deadlines(self) -> None:
         deadline = self.store.next_deadline()
-        if deadline is None or (self._expiry is not None and self._expiry.when() <= deadline):
+        if deadline is None or (self._expiry is not None and self._expires_at <= deadline):
             return
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = self._loop.call_at(deadline, self._expire)
+        self._expires_at = deadline
+        self._expiry = self._loop.call_at(deadline, self._meet_deadline)
 
-    def _expire(self) -> None:
+    def _meet_deadline(self) -> None:
         self._expiry = None
-        for kept in self.store.expire(self._loop.time()):
-            kept.cancel(DETACHED)
+        self.expire(self._loop.time())
         self._watch_deadlines()

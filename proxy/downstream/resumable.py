@@ -1,4 +1,4 @@
-"""Streams over HTTP that outlive their connection: `GET` follows one, `DELETE` stops it, and a request asks for one.
+"""Streams over HTTP that outlive their connection: `GET` follows one, `DELETE` stops it, and a request begins one.
 
 What is kept for how long is `kept_streams`'; a request's way to its answer is `http`'s as that of any other.
 """
@@ -17,11 +17,11 @@ from proxy.downstream.edge import RECORD
 from proxy.downstream.following import Following
 from proxy.downstream.gate import Gate
 from proxy.downstream.kept_streams import KeptStreams
-from proxy.downstream.mux_opening import Opened, opened_events
+from proxy.downstream.opened import Opened
 from proxy.downstream.streamed import StreamedAnswer
 from proxy.errors import GatewayError
 from proxy.protocols import endpoints
-from proxy.relay import Answer
+from proxy.routing.table import Route
 from proxy.streams.numbered import NumberedStream
 from proxy.streams.replayed import Replayed
 from proxy.streams.store import KeptStream, new_stream_id
@@ -32,7 +32,6 @@ from proxy.wire.mux_frames import Ending
 STREAMS_PATH: Final = "/v1/streams"
 ASKED_FOR_BY: Final = "x-penstock-resumable"
 TOLD_IN: Final = "x-penstock-stream"
-KEEPALIVE_S: Final = 15.0
 
 Publish = Callable[[RequestRecord], None]
 
@@ -49,11 +48,16 @@ class StreamsApi:
         router.add_get(STREAMS_PATH + "/{id}", self.follow, allow_head=False)
         router.add_delete(STREAMS_PATH + "/{id}", self.stop)
 
-    def asked_for(self, request: web.Request) -> ResumableRequest | None:
-        """What to keep this request's answer by, where its client asks for that."""
-        if request.headers.get(ASKED_FOR_BY, "").strip().lower() != "true":
+    def asked_for(self, request: web.Request, route: Route) -> ResumableRequest | None:
+        """What to keep this request's answer by, where its client or its route asks for that."""
+        if route.keep_s is None and not _asks(request):
             return None
-        return ResumableRequest(request[RECORD], self._streams, self._publish)
+        return ResumableRequest(request[RECORD], self._streams, self._publish, route.keep_s)
+
+    def of_stage(self, request: web.Request, route: Route) -> ResumableRequest:
+        """The same for a stage, whose stream always has a name. Where nobody asks for more it ends with its client."""
+        keep_s = 0.0 if route.keep_s is None and not _asks(request) else route.keep_s
+        return ResumableRequest(request[RECORD], self._streams, self._publish, keep_s)
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """The events behind `Last-Event-ID`, or `after`, and then those that come."""
@@ -67,11 +71,11 @@ class StreamsApi:
             return web.Response(status=204)  # by which an EventSource knows not to come back
         streamed = self._streamed(request, kept)
         following = Following(replayed)
-        self._streams.store.attached(kept)
         try:
             streamed.begin()
-            streamed.follow(following.stream, _cut)
+            streamed.follow(following.stream, told_already)
             following.follow(numbered, after)
+            self._streams.store.attached(kept)
             await streamed.finished
         finally:
             if following.leave():
@@ -100,15 +104,16 @@ class StreamsApi:
             web.HTTPOk.status_code,
             [*told, *cors_headers(self._gate.origins, request)],
             keepalive=endpoints.for_path(kept.path).keepalive,
-            keepalive_s=KEEPALIVE_S,
+            keepalive_s=kept.keepalive_s,
         )
 
 
 class ResumableRequest:
-    """A request whose answer is kept, if it is one of events. The holder's duty once it is: `leave`, which lets go of
-    the answer when that is over, however long that takes."""
+    """A request whose answer is kept, if it is one of events; alone it goes on for `keep_s` (as in `KeptStream`). The
+    holder's duty once it is kept: `leave`, which lets go of the answer when that is over, however long that takes."""
 
-    def __init__(self, record: RequestRecord, streams: KeptStreams, publish: Publish) -> None:
+    def __init__(self, record: RequestRecord, streams: KeptStreams, publish: Publish, keep_s: float | None) -> None:
+        self._keep_s = keep_s
         self._id = new_stream_id()
         self._record = record
         self._streams = streams
@@ -126,10 +131,10 @@ class ResumableRequest:
     def is_kept(self) -> bool:
         return self._kept is not None
 
-    def keep(self, answer: Answer, close: Callable[[], None]) -> Following:
-        """What the client gets of it; `close` is how to let go of the answer."""
-        opened = self._opened = opened_events(answer, close)
-        store, path = self._streams.store, answer.request.path
+    def keep(self, opened: Opened, path: str) -> Following:
+        """What the client gets of the answer, which came at the endpoint `path`."""
+        self._opened = opened
+        store, stage_id = self._streams.store, self._id if opened.stage_id is None else opened.stage_id
         numbered = NumberedStream(
             screen=opened.screen,
             known=opened.known,
@@ -137,9 +142,19 @@ class ResumableRequest:
             conclude=self._conclude,
             on_malformed=opened.on_malformed,
         )
-        self._kept = KeptStream(self._id, self._record.key, numbered, opened.form, self._id, path, self._cancel)
+        self._kept = KeptStream(
+            self._id,
+            self._record.key,
+            numbered,
+            opened.form,
+            stage_id,
+            path,
+            self._cancel,
+            self._keep_s,
+            opened.route.keepalive_s,
+        )
         store.keep(self._kept)
-        following = self._following = Following(Replayed(path, opened.form, self._id))
+        following = self._following = Following(Replayed(path, opened.form, stage_id))
         following.follow(numbered)
         numbered.listen(opened.stream)
         return following
@@ -186,10 +201,14 @@ class ResumableRequest:
                 self._publish(self._record)
 
 
-def _over(reason: str) -> None:
-    """There is nothing left to stop."""
-
-
-def _cut(error: GatewayError) -> bytes:
+def told_already(error: GatewayError) -> bytes:
     """The last words, where there are any, are the stream's last event."""
     return b""
+
+
+def _asks(request: web.Request) -> bool:
+    return request.headers.get(ASKED_FOR_BY, "").strip().lower() == "true"
+
+
+def _over(reason: str) -> None:
+    """There is nothing left to stop."""

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.downstream.bare import BareSession
-from proxy.downstream.frame_outlet import Socket
+from proxy.downstream.session_socket import Socket
 from proxy.downstream.stages import Client, OpenStage, StageRefused, Stages
 from proxy.errors import GatewayError
 from proxy.protocols.stage_request import stage_id_of
@@ -63,8 +63,9 @@ class StageSession(BareSession):
             self._stage.cancel("client")
             await self._ended()
         else:
+            message = self._message
             await self._stop()
-            self._say(self._message, CANCEL, {})
+            self._say(message, CANCEL, {})
 
     def _refuse(self, error: GatewayError, message: str) -> None:
         self._say(message, ERROR, {"error": sentence(error)})

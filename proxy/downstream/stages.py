@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.access.keys import Key
+from proxy.admission import OnQueued
 from proxy.downstream.stage_refusals import failure_in, refuse_model
 from proxy.downstream.tool_runs import RunRefused, ToolRun, ToolRuns, ToolTurn
 from proxy.downstream.whole import whole_body
@@ -130,7 +131,7 @@ class Stages:
             raise Unsupported(f"Unsupported protocol: {route.protocol}", param="model_container")
         return StageTurn(asked, request, route, record, path.endswith("/toolchain"))
 
-    async def open(self, turn: StageTurn) -> OpenStage:
+    async def open(self, turn: StageTurn, on_queued: OnQueued | None = None) -> OpenStage:
         """The stage at its commit point. Raises `StageRefused` or another `GatewayError`; cancelling closes upstream.
 
         The caller's duty: attach a listener to the stage's stream, and `close`.
@@ -138,10 +139,10 @@ class Stages:
         stage = StageStream(turn.asked.stage_id)
         if (tools := turn.tools) is not None:
             try:
-                return OpenStage(stage, run=await self._runs.open(tools, stage))
+                return OpenStage(stage, run=await self._runs.open(tools, stage, on_queued))
             except RunRefused as refused:
                 raise _refused(refused.answer) from None
-        answer = await self._relay.open(turn.request, turn.route, turn.record)
+        answer = await self._relay.open(turn.request, turn.route, turn.record, on_queued)
         if not answer.events:
             raise self._refusal(answer, turn.record, "with an event stream")
         stage.follow(answer.stream, CHAT_CHUNK, stage.stop_for)

@@ -5,7 +5,7 @@ What a stage is and how it is opened is `stages`'; the same over a WebSocket, `s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -16,12 +16,16 @@ from proxy.downstream.cors import cors_headers
 from proxy.downstream.early_head import EarlyHead
 from proxy.downstream.edge import RECORD
 from proxy.downstream.gate import Gate
+from proxy.downstream.opened import opened_stage
+from proxy.downstream.resumable import ResumableRequest, StreamsApi, told_already
 from proxy.downstream.stages import STREAM_PATHS, Client, OpenStage, StageRefused, Stages, StageTurn
 from proxy.downstream.streamed import StreamedAnswer
 from proxy.downstream.written import WrittenResponse
 from proxy.errors import GatewayError
 from proxy.protocols.stages import STAGES
 from proxy.relay import Answer
+from proxy.streams.numbered import Screen
+from proxy.wire.sse import Event
 
 COMPLETION_PATHS = ("/completion/v1/chat", "/completion/v1/toolchain")
 
@@ -29,10 +33,11 @@ COMPLETION_PATHS = ("/completion/v1/chat", "/completion/v1/toolchain")
 class StreamRoutes:
     """The handlers of `/stream/v1` and `/completion/v1`."""
 
-    def __init__(self, stages: Stages, gate: Gate, limits: BodyLimits) -> None:
+    def __init__(self, stages: Stages, gate: Gate, limits: BodyLimits, streams: StreamsApi) -> None:
         self._stages = stages
         self._gate = gate
         self._limits = limits
+        self._streams = streams
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         for path in STREAM_PATHS:
@@ -44,14 +49,18 @@ class StreamRoutes:
         """Answer with the stage's events."""
         turn = await self._turn(request)
         way = _Way(request, turn, self._gate.origins)
+        resumable = self._streams.of_stage(request, turn.route)
         try:
-            begun, opened = await self._open(way)
+            begun, opened = await self._open(way, resumable)
         except StageRefused as refused:
             return way.whole(refused.answer)
         try:
-            return await way.give(opened, begun)
+            return await self._give(way, resumable, opened, begun)
         finally:
-            self._stages.close(opened, turn.record)
+            if resumable.is_kept:
+                resumable.leave()
+            else:
+                self._stages.close(opened, turn.record)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Answer with the whole stage."""
@@ -62,13 +71,31 @@ class StreamRoutes:
         except StageRefused as refused:
             return way.whole(refused.answer)
 
-    async def _open(self, way: _Way) -> tuple[StreamedAnswer | None, OpenStage]:
+    async def _give(
+        self, way: _Way, resumable: ResumableRequest, opened: OpenStage, begun: StreamedAnswer | None
+    ) -> web.StreamResponse:
+        """Give the stage's events to the client, to the last one."""
+        record = way.turn.record
+        record.status = web.HTTPOk.status_code
+        streamed = begun or way.streamed(opened.first, resumable)
+        try:
+            if begun is None:
+                streamed.begin()
+            stage = opened_stage(opened, way.turn.route, lambda: self._stages.close(opened, record))
+            stage = replace(stage, screen=_mended(stage.screen))
+            streamed.follow(resumable.keep(stage, way.request.path).stream, told_already)
+            await streamed.finished
+        finally:
+            record.bytes_out = streamed.close()
+        return streamed.response
+
+    async def _open(self, way: _Way, resumable: ResumableRequest) -> tuple[StreamedAnswer | None, OpenStage]:
         """The stage, and the event stream that has begun because it took long; then a refusal is in the stage."""
         opening = self._stages.open(way.turn)
         keepalive_s = way.turn.route.keepalive_s
         if keepalive_s is None:
             return None, await opening
-        begun, opened = await EarlyHead(way.streamed, keepalive_s).cover(opening)
+        begun, opened = await EarlyHead(lambda first: way.streamed(first, resumable), keepalive_s).cover(opening)
         if isinstance(opened, GatewayError):
             return begun, self._stages.failed(way.turn, opened)
         return begun, opened
@@ -91,29 +118,17 @@ class _Way:
     turn: StageTurn
     origins: OriginPolicy
 
-    def streamed(self, answer: Answer | None) -> StreamedAnswer:
+    def streamed(self, answer: Answer | None, resumable: ResumableRequest) -> StreamedAnswer:
         """The response that events flow through; without an answer, one begun before anything is known."""
         self.turn.record.transport = "sse"
+        headers = [*stream_headers(answer, self.turn.record), resumable.header]
         return StreamedAnswer(
             self.request,
             web.HTTPOk.status_code,
-            [*stream_headers(answer, self.turn.record), *cors_headers(self.origins, self.request)],
+            [*headers, *cors_headers(self.origins, self.request)],
             keepalive=STAGES.keepalive,
             keepalive_s=self.turn.route.keepalive_s,
         )
-
-    async def give(self, opened: OpenStage, begun: StreamedAnswer | None) -> web.StreamResponse:
-        """Give the stage's events to the client, to the last one."""
-        self.turn.record.status = web.HTTPOk.status_code
-        streamed = begun or self.streamed(opened.first)
-        try:
-            if begun is None:
-                streamed.begin()
-            streamed.follow(opened.stage.stream, _told_already)
-            await streamed.finished
-        finally:
-            self.turn.record.bytes_out = streamed.close()
-        return streamed.response
 
     def whole(self, answer: Answer) -> web.StreamResponse:
         """An answer in one piece: all of a stage, or the upstream's refusal."""
@@ -125,6 +140,20 @@ class _Way:
         return WrittenResponse(self.request, answer.status, headers, body)
 
 
-def _told_already(error: GatewayError) -> bytes:
-    """A stage's last event has told its error."""
-    return b""
+def _mended(screen: Screen) -> Screen:
+    """The same, with the bytes that are no UTF-8 replaced, as each reader of server-sent events does it."""
+
+    def screened(events: list[Event]) -> list[Event]:
+        events = screen(events)
+        for event in events:
+            if not event.data.isascii():
+                _mend(event)
+        return events
+
+    return screened
+
+
+def _mend(event: Event) -> None:
+    data = event.data.decode("utf-8", "replace").encode()
+    if data != event.data:
+        event.data = event.wire = data

@@ -6,11 +6,13 @@ The numbers and the events are `numbered`'s; who may follow which stream is `sto
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 from proxy.errors import ClientError, GatewayError, InvalidRequest
 from proxy.protocols import endpoints
 from proxy.protocols.event_data import compact
+from proxy.streams.stages import sentence, worded
 from proxy.wire.mux_frames import STAGE_MEMBERS, Ending, Form
 from proxy.wire.sse import Event, encode
 from proxy.wire.stages import StageWording
@@ -32,19 +34,26 @@ class Replayed:
     A stage's ids are its own, `<stage_id>-chunk-<n>`, with n one less than the number.
     """
 
-    __slots__ = ("_form", "_quoted_id", "_stage", "_stage_id", "path")
+    __slots__ = ("_first", "_form", "_lines", "_stage", "_stage_id", "path")
 
     def __init__(self, path: str, form: Form, stage_id: str) -> None:
         self.path = path
         self._form = form
         self._stage_id = stage_id
-        self._quoted_id = json.dumps(stage_id).encode("ascii")
         self._stage = StageWording(stage_id) if form is Form.STAGES else None
+        self._first = b"id: %b-chunk-" % stage_id.encode()
+        opening = b'{"stage_id":' + json.dumps(stage_id).encode("ascii")
+        self._lines = {} if self._stage is None else {type.encode(): _line(type, opening) for type in STAGE_MEMBERS}
 
     def events(self, events: list[Event], first: int) -> list[Event]:
-        """Events numbered from `first` as they go out. Their data is one line."""
-        one = self._plain if self._stage is None else self._of_stage
-        return [one(event, seq) for seq, event in enumerate(events, first)]
+        """Events numbered from `first` as they go out. Their data is one line.
+
+        A stage has numbered its events itself: as long as they have its wire, and not only their data, they are ready.
+        """
+        if self._stage is None:
+            return [self._plain(event, seq) for seq, event in enumerate(events, first)]
+        of_stage = self._of_stage
+        return [of_stage(event, seq) if event.wire is event.data else event for seq, event in enumerate(events, first)]
 
     def last_words(self, ending: Ending, seq: int) -> bytes | None:
         """The event that tells of the end; b"" where the ones before have told, None where the body is to be cut."""
@@ -60,7 +69,7 @@ class Replayed:
     def error(self, error: GatewayError) -> bytes | None:
         """An error in the stream that has no number: of this follower only. None where the body is to be cut."""
         if self._stage is not None:
-            return encode(compact({"stage_id": self._stage_id, "error": error.message}), b"error")
+            return encode(compact({"stage_id": self._stage_id, "error": sentence(error)}), b"error")
         return endpoints.for_path(self.path).watcher(_Streaming()).terminal_error(error) or None
 
     def is_over(self, ending: Ending | None, head: int, after: int) -> bool:
@@ -87,16 +96,22 @@ class Replayed:
         return Event(wire, wire, data, name)
 
     def _of_stage(self, event: Event, seq: int) -> Event:
-        name, member = event.type, STAGE_MEMBERS[event.type.decode()].encode()
-        id = b"%b-chunk-%d" % (self._stage_id.encode(), seq - 1)
-        data = b'{"stage_id":%b,"%b":%b}' % (self._quoted_id, member, event.data)
-        wire = b"id: %b\nevent: %b\ndata: %b\n\n" % (id, name, data)
-        return Event(wire, wire, data, name)
+        wire = b"%b%d%b%b}\n\n" % (self._first, seq - 1, self._lines[event.type], event.data)
+        return Event(wire, wire, event.data, event.type)
 
     def _stage_end(self, stage: StageWording, ending: Ending, seq: int) -> bytes:
         error = ending.data.get("error")
-        members = {"error": error.get("message")} if isinstance(error, dict) else None
+        members: dict[str, object] | None = {"error": _sentence(error)} if isinstance(error, Mapping) else None
         return stage.event(ending.type, seq - 1, members).wire
+
+
+def _line(type: str, opening: bytes) -> bytes:
+    """What stands between the number of a stage's event and what it carries."""
+    return b'\nevent: %b\ndata: %b,"%b":' % (type.encode(), opening, STAGE_MEMBERS[type].encode())
+
+
+def _sentence(error: Mapping[str, object]) -> str:
+    return worded(*(str(error.get(member)) for member in ("message", "type", "code")))
 
 
 def _numbered(event: bytes, seq: int) -> bytes:

@@ -1,7 +1,7 @@
 """A stage's stream: what one chat completion after another gives, under one numbering, with one end.
 
-It listens to the streams of the completions and is the source of its own, which the client's side listens to. What is
-asked next, and when it is over, the owner says: an endpoint, or the loop that runs tools.
+How several streams become one is `joined`'s. What is asked next, and when it is over, the owner says: an endpoint, or
+the loop that runs tools.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Callable
 from proxy.errors import GatewayError, UpstreamError
 from proxy.protocols.event_data import decoded, is_set
 from proxy.protocols.failure import failure_of
-from proxy.streams.stream import Stream
+from proxy.streams.joined import JoinedStream
 from proxy.wire.json_object import is_json_object
 from proxy.wire.sse import Event
 from proxy.wire.stages import CANCEL, DONE, ERROR, SUMMARY, StageWording
-
-Ended = Callable[[GatewayError | None], None]
-See = Callable[[Event], None]
 
 _ERROR = b'"error"'
 _THEIRS = "upstream_error"
@@ -31,63 +28,23 @@ _HINTS = {
 }
 
 
-class StageStream:
-    """One stage. `stream` is what the client's side attaches to; its events are made by `wire.stages`.
+class StageStream(JoinedStream):
+    """One stage; its events are made by `wire.stages`, an upstream's chunks under the kind's name, less its `[DONE]`.
 
-    `on_cancelled` is called when that side has gone, so that the owner stops what it does; nothing is published then.
-    `over`: the one terminal event went out, or nobody listens any more. `error` is what an `error` event told,
-    `cancelled_for` why a `cancel` came.
+    It ends with one terminal event. `error` is what an `error` event told, `cancelled_for` why a `cancel` came.
     """
 
-    __slots__ = (
-        "_ended",
-        "_inner",
-        "_make",
-        "_number",
-        "_on_cancelled",
-        "_paused",
-        "_see",
-        "_wording",
-        "cancelled_for",
-        "error",
-        "over",
-        "stage_id",
-        "stream",
-    )
+    __slots__ = ("_make", "_number", "_wording", "cancelled_for", "stage_id")
 
     def __init__(self, stage_id: str, on_cancelled: Callable[[], None] | None = None) -> None:
+        super().__init__(on_cancelled)
         self.stage_id = stage_id
         self._wording = StageWording(stage_id)
-        self._on_cancelled = on_cancelled
         self._number = 0
-        self._inner: Stream | None = None
         self._make: Callable[[bytes, int], Event] = _no_chunk
-        self._ended: Ended = _nobody
-        self._see: See | None = None
-        self._paused = False
-        self.over = False
-        self.error: GatewayError | None = None
         self.cancelled_for: str | None = None
-        self.stream = Stream()
-        self.stream.flow_from(self)
 
     # ---- the owner's side ----
-
-    def follow(self, inner: Stream, kind: str, ended: Ended, see: See | None = None) -> None:
-        """Pass on each chunk of `inner` as an event of this kind, less its `[DONE]`; `see` gets every event first.
-
-        `ended` is called once, when `inner` has ended (perhaps within this call): with the error that broke it off. An
-        error event of the upstream's is one: it ends the stage, and `ended` is told. Once the stage is over, `inner` is
-        only cancelled. One at a time.
-        """
-        assert self._inner is None
-        if self.over:
-            inner.cancel()
-            return
-        self._make = self._wording.chunks(kind)
-        self._ended, self._see = ended, see
-        self._inner = inner
-        inner.attach(self)
 
     def summary(self, round: int, calls: list[dict[str, object]]) -> None:
         """What the tools of a round gave, once it is over."""
@@ -98,7 +55,6 @@ class StageStream:
         self._end(DONE)
 
     def stop_for(self, error: GatewayError | None) -> None:
-        """The end that a completion's own end asks for, where nothing comes after it."""
         if error is None:
             self.done()
         elif error.code == "draining":
@@ -143,39 +99,10 @@ class StageStream:
             self._fail_within(failure)
         return self._paused
 
-    def end(self, error: GatewayError | None) -> None:
-        self._inner = None
-        ended, self._ended = self._ended, _nobody
-        ended(error)
-
-    # ---- the stage's own stream's side (its source) ----
-
-    def pause(self) -> None:
-        """The followed stream hears of it as the answer to its next batch."""
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._inner is not None:
-            self._inner.drained()
-
-    def interrupt(self, error: GatewayError) -> None:
-        if self._inner is not None:
-            self._inner.interrupt(error)
-        self.stop_for(error)
-
-    def close(self) -> None:
-        self.over = True
-        self._let_go()
-        if self._on_cancelled is not None:
-            self._on_cancelled()
-
     # ---- within ----
 
-    def _fail_within(self, failure: UpstreamError) -> None:
-        ended, self._ended = self._ended, _nobody
-        self.fail(failure)
-        ended(failure)
+    def _begin(self, kind: str) -> None:
+        self._make = self._wording.chunks(kind)
 
     def _end(self, kind: str, members: dict[str, object] | None = None) -> None:
         if not self.over:
@@ -189,19 +116,19 @@ class StageStream:
         self._number += 1
         self.stream.publish([event])
 
-    def _let_go(self) -> None:
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            inner.cancel()
-
 
 def sentence(error: GatewayError) -> str:
     """The error as a sentence for a person, with what to do about it where that is known; an upstream's own words as
     they are."""
-    if not isinstance(error, UpstreamError) or error.code == _THEIRS:
-        return error.message
-    message = error.message[:1].upper() + error.message[1:]
-    hint = _HINTS.get(error.code)
+    return worded(error.message, error.type, error.code)
+
+
+def worded(message: str, type: str, code: str) -> str:
+    """The same, of an error that is told by these three."""
+    if type != UpstreamError.default_type or code == _THEIRS:
+        return message
+    message = message[:1].upper() + message[1:]
+    hint = _HINTS.get(code)
     if hint is None:
         return message
     return f"{message} {hint}" if message.endswith((".", "!", "?")) else f"{message}. {hint}"
@@ -226,7 +153,3 @@ def _failure_in(event: Event) -> UpstreamError | None:
 
 def _no_chunk(chunk: bytes, number: int) -> Event:
     raise AssertionError("nothing is followed")
-
-
-def _nobody(error: GatewayError | None) -> None:
-    """Nobody waits for it."""

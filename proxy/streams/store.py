@@ -7,14 +7,14 @@ with one is the session's that resumes it.
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Final
 
 from proxy.errors import NotFound
-from proxy.streams.numbered import Keeping, NumberedStream
+from proxy.streams.backlog import Keeping
+from proxy.streams.deadlines import Deadlines
+from proxy.streams.numbered import NumberedStream
 from proxy.wire.mux_frames import Form
 
 FRAMES: Final = 16_384
@@ -28,7 +28,8 @@ _ID_BYTES: Final = 18
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """`detach_s`: how long a stream goes on alone. `replay_s`: how long it can be had after its end."""
+    """`detach_s`: how long a stream goes on alone, if nothing else is said of it. `replay_s`: how long it can be had
+    after its end."""
 
     detach_s: float
     replay_s: float
@@ -42,6 +43,8 @@ class KeptStream:
     """One stream in the store. `owner` is the name of the key that started it (None: nobody was asked for one).
 
     `cancel` stops it; `form`, `stage_id` and `path` are what its frames and its events over HTTP are made with.
+    `keep_s` is how long it goes on alone (None: as long as any, `StoreLimits.detach_s`; 0: not at all). `keepalive_s`:
+    after so many seconds of silence who follows it over HTTP gets a sign of life (None: never).
     """
 
     id: str
@@ -51,6 +54,8 @@ class KeptStream:
     stage_id: str
     path: str
     cancel: Callable[[str], None]
+    keep_s: float | None
+    keepalive_s: float | None
 
 
 class StreamStore:
@@ -60,9 +65,9 @@ class StreamStore:
     def __init__(self, limits: StoreLimits) -> None:
         self.limits = limits
         self._streams: dict[str, KeptStream] = {}
-        # With their deadlines, which come in this order: when one is cancelled for being alone, and one forgotten.
-        self._alone: OrderedDict[KeptStream, float] = OrderedDict()
-        self._ended: OrderedDict[KeptStream, float] = OrderedDict()
+        # When one is cancelled for being alone, and when one is forgotten.
+        self._alone: Deadlines[KeptStream] = Deadlines()
+        self._ended: Deadlines[KeptStream] = Deadlines()
         self._held_bytes = 0
         self._most_bytes = limits.all_bytes
 
@@ -87,31 +92,28 @@ class StreamStore:
 
     def attached(self, kept: KeptStream) -> None:
         """It has a follower: as long as it does, it stays."""
-        self._alone.pop(kept, None)
+        self._alone.drop(kept)
 
     def detached(self, kept: KeptStream, now: float) -> None:
         """It has lost its follower."""
         if kept.numbered.live:
-            self._alone[kept] = now + self.limits.detach_s
+            self._alone.set(kept, now + (self.limits.detach_s if kept.keep_s is None else kept.keep_s))
 
     def ended(self, kept: KeptStream, now: float) -> None:
         """It has come to its end."""
-        self._alone.pop(kept, None)
+        self._alone.drop(kept)
         if kept.id in self._streams:
-            self._ended[kept] = now + self.limits.replay_s
+            self._ended.set(kept, now + self.limits.replay_s)
             self.hold(0)
 
     def next_deadline(self) -> float | None:
-        return min((next(iter(each.values())) for each in (self._alone, self._ended) if each), default=None)
+        return min((at for each in (self._alone, self._ended) if (at := each.next()) is not None), default=None)
 
     def expire(self, now: float) -> list[KeptStream]:
         """Forget what ended long enough ago. Those that live and were alone for too long: the caller cancels them."""
         for kept in _due(self._ended, now):
             self._forget(kept)
-        alone = _due(self._alone, now)
-        for kept in alone:
-            del self._alone[kept]
-        return alone
+        return list(_due(self._alone, now))
 
     # ---- the shelf's side ----
 
@@ -119,19 +121,21 @@ class StreamStore:
         """So much more is kept; True where that is too much. Then those that ended go, the first one first."""
         self._held_bytes += more_bytes
         while self._held_bytes > self._most_bytes:
-            if not self._ended:
+            first = self._ended.pop()
+            if first is None:
                 return True
-            self._forget(next(iter(self._ended)))
+            self._forget(first)
         return False
 
     def _forget(self, kept: KeptStream) -> None:
-        del self._streams[kept.id], self._ended[kept]
+        del self._streams[kept.id]
         self._held_bytes -= STREAM_COST_BYTES
         kept.numbered.close()
 
 
-def _due(deadlines: OrderedDict[KeptStream, float], now: float) -> list[KeptStream]:
-    return [kept for kept, _ in takewhile(lambda each: each[1] <= now, deadlines.items())]
+def _due(deadlines: Deadlines[KeptStream], now: float) -> Iterator[KeptStream]:
+    while (kept := deadlines.pop(now)) is not None:
+        yield kept
 
 
 def new_stream_id() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import GatewayError, UpstreamError
 from proxy.protocols.event_data import compact, decoded, is_set
 from proxy.protocols.failure import failure_of
-from proxy.streams.stream import Stream
+from proxy.streams.joined import JoinedStream
 from proxy.toolchain.merged import CUT, summed
 from proxy.wire.sse import Event, encode
 
@@ -26,70 +26,34 @@ _NO_ID = b"none"
 _FINISH: JsonObject = {"index": 0, "delta": {}, "finish_reason": CUT}
 
 
-class ChatSink:
-    """One chat completion's stream, made of several. Has the interface of a stage's stream.
+class ChatSink(JoinedStream):
+    """One chat completion's stream, made of several; they are all of one kind. Has the interface of a stage's stream.
 
-    `stream` is what the client's side attaches to. `include_usage`: the client asked for the sum. `on_cancelled` is
-    called when that side has gone. `over`: the end went out, or nobody listens any more.
+    `include_usage`: the client asked for the sum.
     """
 
     __slots__ = (
         "_called",
-        "_ended",
         "_finished",
         "_first_id",
         "_id",
         "_include_usage",
-        "_inner",
-        "_on_cancelled",
-        "_paused",
         "_round_usage",
-        "_see",
         "_shape",
         "_usage",
-        "error",
-        "over",
-        "stream",
     )
 
     def __init__(self, *, include_usage: bool, on_cancelled: Callable[[], None] | None = None) -> None:
+        super().__init__(on_cancelled)
         self._include_usage = include_usage
-        self._on_cancelled = on_cancelled
-        self._inner: Stream | None = None
-        self._ended: Callable[[GatewayError | None], None] = _nobody
-        self._see: Callable[[Event], None] | None = None
         self._shape: JsonObject = {}  # the members all chunks share, from the first one
         self._first_id = self._id = b""  # the answer's id and the round's, each as JSON spells it
         self._usage: JsonObject = {}
         self._round_usage: JsonObject = {}
         self._called = False
         self._finished = False
-        self._paused = False
-        self.over = False
-        self.error: GatewayError | None = None
-        self.stream = Stream()
-        self.stream.flow_from(self)
 
     # ---- the owner's side ----
-
-    def follow(
-        self,
-        inner: Stream,
-        kind: str,
-        ended: Callable[[GatewayError | None], None],
-        see: Callable[[Event], None] | None = None,
-    ) -> None:
-        """Pass on what `inner` says; see StageStream.follow. `kind` makes no difference here."""
-        assert self._inner is None
-        if self.over:
-            inner.cancel()
-            return
-        self._ended, self._see = ended, see
-        self._id = b""
-        self._round_usage = {}
-        self._called = False
-        self._inner = inner
-        inner.attach(self)
 
     def summary(self, round: int, calls: list[JsonObject]) -> None:
         """A chat completion has no place for it."""
@@ -144,33 +108,15 @@ class ChatSink:
         return self._paused
 
     def end(self, error: GatewayError | None) -> None:
-        self._inner = None
         self._usage = summed([self._usage, self._round_usage])
-        ended, self._ended = self._ended, _nobody
-        ended(error)
-
-    # ---- its own stream's side (its source) ----
-
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._inner is not None:
-            self._inner.drained()
-
-    def interrupt(self, error: GatewayError) -> None:
-        if self._inner is not None:
-            self._inner.interrupt(error)
-        self.stop_for(error)
-
-    def close(self) -> None:
-        self.over = True
-        self._let_go()
-        if self._on_cancelled is not None:
-            self._on_cancelled()
+        super().end(error)
 
     # ---- chunks ----
+
+    def _begin(self, kind: str) -> None:
+        self._id = b""
+        self._round_usage = {}
+        self._called = False
 
     def _says_more(self, chunk: JsonObject) -> bool:
         """Takes out of a chunk what does not go on; whether anything is left."""
@@ -209,18 +155,6 @@ class ChatSink:
     def _own(self, members: JsonObject) -> Event:
         return _event(compact({**self._shape, **members}))
 
-    # ---- within ----
-
-    def _fail_within(self, failure: GatewayError) -> None:
-        ended, self._ended = self._ended, _nobody
-        self.stop_for(failure)
-        ended(failure)
-
-    def _let_go(self) -> None:
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            inner.cancel()
-
 
 def _is_plain(data: bytes) -> bool:
     """A chunk of text, with nothing in it to change."""
@@ -234,7 +168,3 @@ def _spelled(id: object) -> bytes:
 def _event(data: bytes) -> Event:
     wire = encode(data)
     return Event(wire, wire, data)
-
-
-def _nobody(error: GatewayError | None) -> None:
-    """Nobody waits for it."""

@@ -35,6 +35,8 @@ class ToolServer:
 
     def __init__(self, name: str, settings: Tool, *, start_within_s: float = START_WITHIN_S) -> None:
         self.name = name
+        self.owners = 0
+        """How many configurations' servers it is among; the last one closes it."""
         self._settings = settings
         self._start_within_s = start_within_s
         self._restarts = Restarts()

@@ -1,50 +1,44 @@
-"""All tool servers of a configuration: what they offer a route, and the way to them.
-
-The `mcp` library is loaded when there is a route with tools, and not before: it is an extra, and takes half a second.
-"""
+"""All tool servers of a configuration: what they offer a route, the way to them, and what becomes of them when another
+configuration follows."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from os.path import dirname
 from typing import TYPE_CHECKING
 
 from proxy.config.model import Config, Tool
 from proxy.errors import Unavailable
 from proxy.toolchain.catalogue import Catalogue, Listed, Place, chosen, server_of
+from proxy.toolchain.library import LibraryMissing, find_library, load_library
 from proxy.toolchain.results import Outcome
 
 if TYPE_CHECKING:
     from proxy.toolchain.server import ToolServer, ToolServerDown
 
-_LIBRARY = "mcp"
-_TALKATIVE = ("mcp", "client", "httpx", "httpcore")
-"""Loggers of the library and of what it stands on: they would show addresses, headers, arguments and results."""
+__all__ = ["LibraryMissing", "ToolServers", "require_library"]
 
 logger = logging.getLogger("penstock")
-
-
-class LibraryMissing(Exception):
-    """Routes name tools, and what runs them is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__('a route has tools, and what runs them is not installed: pip install "penstock[mcp]"')
 
 
 class ToolServers:
     """The servers, by name. Each starts when something of it is first needed. The owner's duty: `close` them.
 
-    To be made in a running loop. Raises LibraryMissing.
+    To be made in a running loop. Those that are the same in `before` are shared with it. Raises LibraryMissing.
     """
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, tools: Mapping[str, Tool], before: ToolServers | None = None) -> None:
         if tools:
-            _load_library()
+            load_library()
         self._settings = tools
-        self._servers: dict[str, ToolServer] = {}
+        self._servers = {name: _server(name, tool, before) for name, tool in tools.items()}
+        for server in self._servers.values():
+            server.owners += 1
+        self._holders = 0
+        self._is_over = False
+        self._former: set[ToolServers] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
     def of(cls, config: Config) -> ToolServers:
@@ -57,8 +51,9 @@ class ToolServers:
         Raises Unavailable where there are none left of what was wanted.
         """
         names = list(dict.fromkeys(server_of(entry, self._settings) for entry in wanted))
-        answers = await asyncio.gather(*(self._listed(name) for name in names))
-        listed = {name: answer for name, answer in zip(names, answers, strict=True) if isinstance(answer, tuple)}
+        known = [name for name in names if name in self._servers]
+        answers = await asyncio.gather(*(self._listed(name) for name in known))
+        listed = {name: answer for name, answer in zip(known, answers, strict=True) if isinstance(answer, tuple)}
         offered, missing = chosen(wanted, listed)
         for entry in missing:
             if server_of(entry, self._settings) in listed:
@@ -70,24 +65,53 @@ class ToolServers:
 
     async def call(self, place: Place, arguments: dict[str, object]) -> Outcome:
         """Run a tool; what fails is an outcome too."""
-        return await self._server(place.server).call(place.tool, arguments)
+        return await self._servers[place.server].call(place.tool, arguments)
 
     async def close(self) -> None:
-        await asyncio.gather(*(server.close() for server in self._servers.values()))
-        self._servers.clear()
+        """At once, and those of former configurations too."""
+        everybody = {server for each in (self, *self._former) for server in each._servers.values()}
+        closing = [task for each in (self, *self._former) for task in each._closing]
+        await asyncio.gather(*(server.close() for server in everybody), *closing)
+        self._former.clear()
 
-    def _server(self, name: str) -> ToolServer:
-        from proxy.toolchain.server import ToolServer
+    # ---- another configuration ----
 
-        if name not in self._servers:
-            self._servers[name] = ToolServer(name, self._settings[name])
-        return self._servers[name]
+    def succeed(self, config: Config) -> ToolServers:
+        """Those of another configuration, to be used and closed instead of these. Servers that are not in it end, as
+        soon as nobody holds these any more. Raises LibraryMissing; then nothing has changed."""
+        successor = ToolServers(_named(config), self)
+        successor._former = {each for each in (*self._former, self) if each._holders or each._closing}
+        successor._former.add(self)
+        self._is_over = True
+        self._part()
+        return successor
+
+    def hold(self) -> ToolServers:
+        """These, for a run that begins: they stay for it, whatever is reloaded meanwhile. Its duty: `release`."""
+        self._holders += 1
+        return self
+
+    def release(self) -> None:
+        """The run is over."""
+        self._holders -= 1
+        self._part()
+
+    def _part(self) -> None:
+        """From the servers, once nothing needs them."""
+        if not self._is_over or self._holders:
+            return
+        for server in self._servers.values():
+            server.owners -= 1
+            if not server.owners:
+                task = asyncio.create_task(server.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     async def _listed(self, name: str) -> tuple[Listed, ...] | ToolServerDown:
         from proxy.toolchain.server import ToolServerDown
 
         try:
-            return await self._server(name).tools()
+            return await self._servers[name].tools()
         except ToolServerDown as down:
             return down
 
@@ -95,7 +119,15 @@ class ToolServers:
 def require_library(config: Config) -> None:
     """Raises LibraryMissing where a route of this configuration has tools that nothing here can run."""
     if _named(config):
-        _folder_of_library()
+        find_library()
+
+
+def _server(name: str, tool: Tool, before: ToolServers | None) -> ToolServer:
+    from proxy.toolchain.server import ToolServer
+
+    if before is not None and before._settings.get(name) == tool:
+        return before._servers[name]
+    return ToolServer(name, tool)
 
 
 def _named(config: Config) -> dict[str, Tool]:
@@ -107,32 +139,3 @@ def _named(config: Config) -> dict[str, Tool]:
 def _unavailable(downs: Sequence[ToolServerDown]) -> Unavailable:
     message = "; ".join(str(down) for down in downs)
     return Unavailable(message, code="tools_unavailable", retry_after_s=max(down.retry_after_s for down in downs))
-
-
-def _load_library() -> None:
-    """At the start, where nobody waits for it."""
-    folder = _folder_of_library()
-    importlib.import_module("proxy.toolchain.server")
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    root = logging.getLogger()
-    if not any(isinstance(each, _Silence) for each in root.filters):
-        root.addFilter(_Silence(folder))
-
-
-def _folder_of_library() -> str:
-    found = importlib.util.find_spec(_LIBRARY)
-    if found is None or found.origin is None:
-        raise LibraryMissing
-    return dirname(found.origin)
-
-
-class _Silence(logging.Filter):
-    """The library also speaks to the root logger itself, and quotes messages there."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.pathname.startswith(self._folder)

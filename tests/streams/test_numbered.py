@@ -10,7 +10,8 @@ import weakref
 import pytest
 
 from proxy.errors import GatewayError, InvalidRequest, UpstreamTruncated
-from proxy.streams.numbered import FRAME_COST_BYTES, Keeping, NumberedStream, ReplayGap
+from proxy.streams.backlog import FRAME_COST_BYTES, Keeping
+from proxy.streams.numbered import NumberedStream, ReplayGap
 from proxy.streams.stream import Stream
 from proxy.wire.mux_frames import Ending
 from proxy.wire.sse import Event

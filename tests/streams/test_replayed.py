@@ -19,7 +19,8 @@ TRUNCATED = UpstreamTruncated("gone")
 
 
 def event(data: bytes, name: bytes = b"") -> Event:
-    return Event(b"", b"", data, name)
+    """As it is kept."""
+    return Event(data, data, data, name)
 
 
 def parsed(wire: bytes) -> Event:
@@ -47,6 +48,14 @@ def test_a_stages_event_has_an_id_and_words_of_its_own(name: bytes, member: str)
     assert (read.type, read.id) == (name, 'st "é" 2-chunk-7'.encode())
     assert json.loads(read.data) == {"stage_id": 'st "é" 2', member: {"a": 1}}
     assert STAGE.number('st "é" 2-chunk-7') == 8
+
+
+def test_a_stages_event_that_comes_from_the_stage_is_ready() -> None:
+    wire = b"id: s-chunk-7\nevent: chat_completion_chunk\ndata: {}\n\n"
+    fresh, kept = Event(wire, wire, b'{"a":1}', b"chat_completion_chunk"), event(b'{"b":2}', b"chat_completion_chunk")
+    first, second = STAGE.events([fresh, kept], 8)
+    assert first is fresh
+    assert parsed(second.wire).id == 'st "é" 2-chunk-8'.encode()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,8 @@ def test_a_stopped_stream_says_so_and_makes_up_no_end() -> None:
     [
         (Ending.done(None), {}),
         (Ending.cancelled("client"), {}),
-        (Ending.failed(TRUNCATED), {"error": "gone"}),
+        (Ending.failed(TRUNCATED), {"error": "Gone. Send the request again."}),
+        (Ending.failed(InvalidRequest("not this")), {"error": "not this"}),
     ],
     ids=lambda value: value.type if isinstance(value, Ending) else "",
 )
@@ -97,7 +107,7 @@ def test_an_error_of_one_followers_own_has_no_number() -> None:
     assert stage is not None
     assert (parsed(chat).id, json.loads(parsed(chat).data)["error"]["code"]) == (None, "upstream_truncated")
     assert (parsed(stage).id, parsed(stage).type) == (None, b"error")
-    assert json.loads(parsed(stage).data) == {"stage_id": 'st "é" 2', "error": "gone"}
+    assert json.loads(parsed(stage).data) == {"stage_id": 'st "é" 2', "error": "Gone. Send the request again."}
     assert OTHER.error(TRUNCATED) is None
 
 

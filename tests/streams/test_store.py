@@ -17,7 +17,7 @@ from proxy.wire.sse import Event
 LIMITS = StoreLimits(detach_s=30, replay_s=120)
 
 
-def kept_in(store: StreamStore, owner: str | None = "web", id: str | None = None) -> KeptStream:
+def kept_in(store: StreamStore, owner: str | None = "web", keep_s: float | None = None) -> KeptStream:
     numbered = NumberedStream(
         screen=lambda events: events,
         known=True,
@@ -26,7 +26,15 @@ def kept_in(store: StreamStore, owner: str | None = "web", id: str | None = None
         on_malformed=lambda: None,
     )
     kept = KeptStream(
-        id or new_stream_id(), owner, numbered, Form.CHUNKS, "r1", "/v1/chat/completions", lambda reason: None
+        new_stream_id(),
+        owner,
+        numbered,
+        Form.CHUNKS,
+        "r1",
+        "/v1/chat/completions",
+        lambda reason: None,
+        keep_s,
+        keepalive_s=15,
     )
     store.keep(kept)
     return kept
@@ -125,6 +133,18 @@ def test_each_has_its_own_deadline() -> None:
     assert store.expire(32) == [third]
     assert store.expire(35) == [first]
     assert store.next_deadline() == 125
+
+
+def test_one_that_may_be_alone_for_longer_or_not_at_all_has_a_deadline_of_its_own() -> None:
+    store = StreamStore(LIMITS)
+    patient, usual, none = kept_in(store, keep_s=600), kept_in(store), kept_in(store, keep_s=0)
+    for kept in (patient, usual, none):
+        store.detached(kept, 100)
+    assert store.next_deadline() == 100
+    assert store.expire(100) == [none]
+    assert store.next_deadline() == 130
+    assert store.expire(599) == [usual]
+    assert store.expire(700) == [patient]
 
 
 def test_when_too_much_is_kept_what_ended_first_goes_first() -> None:

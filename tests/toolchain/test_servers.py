@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import logging
-import subprocess
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,11 @@ from proxy.errors import Unavailable
 from proxy.toolchain.catalogue import Place
 from proxy.toolchain.results import Outcome
 from proxy.toolchain.servers import LibraryMissing, ToolServers, require_library
-from tests.support.tool_servers import at, official, program, quick
+from tests.support.tool_servers import at, noted, program, quick
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from proxy.config.model import Tool
 
@@ -92,29 +91,6 @@ async def test_the_library_is_only_asked_for_where_a_route_has_tools(monkeypatch
         )
 
 
-def test_the_room_is_entered_without_the_library() -> None:
-    """In a process of its own: here it may be loaded already."""
-    rooms = "proxy.toolchain.servers, proxy.toolchain.run, proxy.toolchain.collected"
-    code = f"import sys, {rooms}; print('mcp' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
-async def test_arguments_and_results_are_never_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    async with servers(a=official(), b=quick("garbage")) as both:
-        await both.offer(["a", "b"])
-        for place in (Place("a", "echo"), Place("b", "echo")):
-            await both.call(place, {"text": "canary-in-a-call"})
-        await both.call(Place("a", "fail"), {"why": "canary-in-a-call"})
-        await both.call(Place("a", "add"), {"a": "canary-in-a-call", "b": 1})
-    # What a server itself writes to its standard error is its own.
-    ours = [record.getMessage() for record in caplog.records if not record.getMessage().startswith('tool server "a"')]
-    assert not [line for line in ours if "canary-in-a-call" in line]
-
-
 def test_what_a_configuration_lacks_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     tools = {"t": {"mcp": {"command": ["x"]}}}
     unused = Config.model_validate({"tools": tools, "routes": {"a": {}}})
@@ -124,3 +100,76 @@ def test_what_a_configuration_lacks_is_told_before_anything_is_loaded(monkeypatc
     require_library(unused)
     with pytest.raises(LibraryMissing, match=r'pip install "penstock\[mcp\]"'):
         require_library(used)
+
+
+# ---- another configuration ----
+
+
+def config(**tools: Tool) -> Config:
+    """All of them are named by one route."""
+    routes = {"a": {"replicas": ["demo://"], "tools": list(tools)}}
+    return Config.model_validate({"tools": tools, "routes": routes})
+
+
+ECHO: dict[str, object] = {"text": "x"}
+
+
+async def test_a_server_that_stays_the_same_goes_on(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    same = quick(f"notes={notes}")
+    first = ToolServers.of(config(same=same))
+    assert await first.call(Place("same", "echo"), ECHO) == Outcome("x")
+    second = first.succeed(config(same=same, more=quick()))
+    assert await second.call(Place("same", "echo"), ECHO) == Outcome("x")
+    assert await second.call(Place("more", "echo"), ECHO) == Outcome("x")
+    assert second._servers["same"] is first._servers["same"]
+    await second.close()
+
+
+async def test_servers_that_go_or_change_end_when_the_last_run_that_holds_them_does() -> None:
+    first = ToolServers.of(config(gone=quick(), changed=quick()))
+    for name in ("gone", "changed"):
+        await first.call(Place(name, "echo"), ECHO)
+    held = first.hold()
+    second = first.succeed(config(changed=quick(timeout="19s")))
+    gone, changed, new = held._servers["gone"], held._servers["changed"], second._servers["changed"]
+    assert changed is not new
+    assert await held.call(Place("gone", "echo"), ECHO) == Outcome("x")
+    assert (gone._closed, changed._closed) == (False, False)
+    held.release()
+    async with asyncio.timeout(10):
+        while not (gone._closed and changed._closed):
+            await asyncio.sleep(0.01)
+    assert await second.call(Place("changed", "echo"), ECHO) == Outcome("x")
+    await second.close()
+    assert new._closed
+
+
+async def test_a_server_that_comes_back_unchanged_while_it_is_held_by_nobody_is_a_new_one() -> None:
+    first = ToolServers.of(config(a=quick()))
+    second = first.succeed(config())
+    third = second.succeed(config(a=quick()))
+    assert await third.call(Place("a", "echo"), ECHO) == Outcome("x")
+    assert third._servers["a"] is not first._servers["a"]
+    await third.close()
+    assert first._servers["a"]._closed
+
+
+async def test_closing_the_last_ones_closes_those_that_are_held_too(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    first = ToolServers.of(config(a=quick(f"notes={notes}")))
+    held = first.hold()
+    calling = asyncio.create_task(held.call(Place("a", "hold"), {}))
+    await noted(notes, "hold")
+    second = first.succeed(config()).succeed(config())
+    await second.close()
+    assert held._servers["a"]._closed
+    assert (await calling).is_error
+    held.release()
+
+
+async def test_a_server_that_is_no_longer_there_offers_nothing() -> None:
+    """A request may have found its route just before the servers changed."""
+    async with servers(a=quick()) as one:
+        assert (await one.offer(["a.echo", "gone"])).names == ("echo",)
+        assert not await one.offer(["gone"])
