@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from proxy.config.model import AuthKey
+
 EVERY_MODEL = ("*",)
 _DIGEST_BYTES = 32
 
@@ -22,11 +24,13 @@ _DIGEST_BYTES = 32
 class Key:
     """One configured key as the rest of the gateway knows it: its name (for logs) and the models it may use.
 
-    `models` are exact names or patterns in which `*` stands for any text: `chat`, `embed-*`.
+    `models` are exact names or patterns in which `*` stands for any text: `chat`, `embed-*`. `digest` is its
+    credential's.
     """
 
     name: str
     models: tuple[str, ...] = EVERY_MODEL
+    digest: bytes = field(default=b"", repr=False, compare=False)
 
     def may_use(self, model: str) -> bool:
         """Whether one of the key's patterns covers `model`, a route's name or an alias; case counts."""
@@ -52,7 +56,8 @@ class KeyEntry:
     @classmethod
     def from_key(cls, name: str, key: str, models: Iterable[str] = EVERY_MODEL) -> KeyEntry:
         """`key: sk-…`: the credential itself, forgotten once it is digested."""
-        return cls(Key(name, tuple(models)), _digest(key))
+        digest = _digest(key)
+        return cls(Key(name, tuple(models), digest), digest)
 
     @classmethod
     def from_sha256(cls, name: str, hex_digest: str, models: Iterable[str] = EVERY_MODEL) -> KeyEntry:
@@ -61,16 +66,22 @@ class KeyEntry:
             digest = bytes.fromhex(hex_digest)
         except ValueError:
             digest = b""
-        return cls(Key(name, tuple(models)), digest)
+        return cls(Key(name, tuple(models), digest), digest)
 
 
 class Keyring:
     """All configured keys. Immutable: a reload builds another one."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_by_digest", "_entries")
 
     def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
         self._entries = tuple((entry.digest, entry.key) for entry in entries)
+        self._by_digest = dict(reversed(self._entries))
+
+    @classmethod
+    def of(cls, keys: Iterable[AuthKey]) -> Keyring:
+        """The configuration's keys. Raises as `AuthKey.digest`."""
+        return cls(KeyEntry.from_sha256(key.name, key.digest(), key.models) for key in keys)
 
     @property
     def open(self) -> bool:
@@ -90,6 +101,10 @@ class Keyring:
             if hmac.compare_digest(digest, configured) and found is None:
                 found = key
         return found
+
+    def current(self, key: Key) -> Key | None:
+        """What a key that was found in another ring is in this one: None where its credential is no longer good."""
+        return self._by_digest.get(key.digest)
 
     def __repr__(self) -> str:
         return f"Keyring({', '.join(key.name for _, key in self._entries)})"

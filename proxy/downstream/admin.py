@@ -1,8 +1,8 @@
-"""What operators ask for, and who may: `/metrics`. Health, which anybody may ask for, is `health`'s."""
+"""What operators ask for, and who may: `/metrics` and `/admin/config`. Health, which all may ask for, is `health`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,13 +15,17 @@ from proxy.telemetry.exposition import CONTENT_TYPE
 from proxy.wire.headers import client_credential
 
 METRICS_PATH = "/metrics"
+CONFIG_PATH = "/admin/config"
+QUIET_PATHS = frozenset((METRICS_PATH, CONFIG_PATH))
+"""Asking for these is no request that is counted or logged, unless it is refused."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class AdminGate:
     """Who may ask: on a loopback port whoever reaches it, but no page of a foreign origin; elsewhere who has a key.
 
-    `keys` is `admin.key` alone, and empty where the file gives none: then nobody may.
+    `keys` is `admin.key` alone, and empty where the file gives none: then nobody may. A reload sets `keys` and
+    `origins` anew.
     """
 
     on_loopback: bool
@@ -52,3 +56,13 @@ def add_metrics(router: web.UrlDispatcher, gate: AdminGate, exposition: Callable
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
     router.add_get(METRICS_PATH, metrics)
+
+
+def add_config(router: web.UrlDispatcher, gate: AdminGate, configuration: Callable[[], Mapping[str, object]]) -> None:
+    """`GET /admin/config`: what is in use, as JSON, without its secrets."""
+
+    async def config(request: web.Request) -> web.Response:
+        gate.admit(request)
+        return web.json_response(configuration(), headers={"Cache-Control": "no-store"})
+
+    router.add_get(CONFIG_PATH, config)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.access.keys import Key
-from proxy.downstream.frame_outlet import FrameOutlet, Socket
+from proxy.access.patience import Flooded, Patience
+from proxy.downstream.frame_outlet import FrameOutlet
 from proxy.downstream.gate import raw_headers
+from proxy.downstream.session_socket import FLOODED, Socket
 from proxy.downstream.tool_chats import ToolChats, leaves_tools_to_us
 from proxy.downstream.whole import Whole
 from proxy.errors import GatewayError, InternalError, RequestInProgress
@@ -22,7 +24,7 @@ from proxy.relay import Answer, Relay
 from proxy.request import ProxyRequest, RequestBody
 from proxy.telemetry.record import Dialect, EndState, RequestRecord, end_state_of
 from proxy.wire.bare import CANCELLED, DONE, error_payload, failure_payload, is_cancel, unexplained
-from proxy.wire.frames import ping_frame, text_frame, text_payload
+from proxy.wire.frames import ping_frame, text_payload
 from proxy.wire.headers import new_request_id
 
 logger = logging.getLogger("penstock")
@@ -59,20 +61,31 @@ class BareSession:
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
         self._message = ""
+        self._record: RequestRecord | None = None
         self._outlet = FrameOutlet(request, socket)
+        self._patience = Patience(self._loop.time())
 
     async def run(self) -> None:
         """Read messages until the client leaves; then stop what runs."""
         try:
-            async for message in self._socket:
-                if message.type is WSMsgType.TEXT:
-                    await self._take(message.data)
-                elif message.type is WSMsgType.BINARY:
-                    await self._stop()
-                    await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"binary")
+            await self._hear()
+        except Flooded as error:
+            await self._stop()
+            self._refuse(error, "")
+            await self._socket.close(code=FLOODED, message=error.code.encode())
         finally:
             await self._stop()
             self._outlet.close()
+
+    async def _hear(self) -> None:
+        async for message in self._socket:
+            if message.type is WSMsgType.TEXT:
+                await self._take(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await self._stop()
+                await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"binary")
+            del message  # may be large, and the next one long in coming
+            await self._outlet.catch_up()
 
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
@@ -80,8 +93,12 @@ class BareSession:
         await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
 
     async def _take(self, message: str) -> None:
+        """Raises `Flooded`."""
         running = self._turn is not None and not self._turn.done()
-        if is_cancel(message):
+        cancels = is_cancel(message)
+        if cancels != running:  # to no avail
+            self._patience.spend(1, self._loop.time())
+        if cancels:
             if running:
                 await self._cancel()
         elif running:
@@ -89,7 +106,7 @@ class BareSession:
             self._refuse(error, message)
         else:
             self._message = message
-            self._turn = self._loop.create_task(self._serve(message))
+            self._begin(message.encode())
 
     async def _cancel(self) -> None:
         """The client wants no more of what runs."""
@@ -110,32 +127,45 @@ class BareSession:
         if self._turn is not None and not self._turn.done():
             await asyncio.wait([self._turn])
 
-    async def _serve(self, message: str) -> None:
-        """One request, to its end."""
+    def _begin(self, raw: bytes) -> None:
+        """Serve a request, in a task of its own."""
         record = RequestRecord(
             new_request_id(), "GET", self._request.path, self._loop.time(), transport="ws", dialect="bare"
         )
         record.key = self._key.name if self._key is not None else None
         record.status = web.HTTPOk.status_code
+        record.bytes_in = len(raw)
+        self._record = record
+        self._turn = self._loop.create_task(self._serve(raw, record))
+        # One that is cancelled before it begins:
+        self._turn.add_done_callback(lambda _: self._finish(record, self._outlet.bytes_out))
+
+    def _finish(self, record: RequestRecord, sent_before: int) -> None:
+        """A request is over. Once."""
+        if self._record is not record:
+            return
+        self._record = None
+        self._message = ""
+        record.finish(EndState.CLIENT_CLOSED, self._loop.time())
+        record.bytes_out = self._outlet.bytes_out - sent_before
+        self._publish(record)
+
+    async def _serve(self, raw: bytes, record: RequestRecord) -> None:
+        """One request, to its end."""
         sent_before = self._outlet.bytes_out
         try:
-            await self._relay_one(message.encode(), record)
-        except asyncio.CancelledError:
-            record.finish(EndState.CLIENT_CLOSED, self._loop.time())
-            raise
+            await self._relay_one(raw, record)
         except Exception as error:
             named = error if isinstance(error, GatewayError) else InternalError("The gateway failed; its log says why.")
             if named is not error:
                 logger.exception("request %s failed", record.request_id)
-            self._refuse(named, message)
+            self._refuse(named, self._message)
             record.status = named.status
             record.finish(end_state_of(named), self._loop.time())
         finally:
-            record.bytes_out = self._outlet.bytes_out - sent_before
-            self._publish(record)
+            self._finish(record, sent_before)
 
     async def _relay_one(self, raw: bytes, record: RequestRecord) -> None:
-        record.bytes_in = len(raw)
         body = RequestBody.parse(raw)
         if not body.stream:
             body = RequestBody.parse(body.replaced({"stream": True}))
@@ -193,4 +223,4 @@ class BareSession:
         self._outlet.put(ping_frame())
 
     def _send(self, payload: bytes) -> None:
-        self._outlet.put(text_frame(payload))
+        self._outlet.say(payload)

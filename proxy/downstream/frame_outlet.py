@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import web
-
-from proxy.downstream.outlet import LARGE_BYTES, Outlet
+from proxy.downstream.outlet import LARGE_BYTES
+from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.errors import GatewayError
 from proxy.protocols.event_data import is_done
 from proxy.streams.stream import Stream
@@ -19,25 +18,10 @@ from proxy.wire.json_object import object_payload, splices
 from proxy.wire.sse import Event
 
 
-class Socket(web.WebSocketResponse):
-    """aiohttp's, which calls `before_close` when its Close frame is about to go: nothing may follow that."""
-
-    before_close: Callable[[], None] | None = None
-
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        if self.before_close is not None:
-            self.before_close()
-        return await super().close(code=code, message=message, drain=drain)
-
-
-class FrameOutlet(Outlet):
+class FrameOutlet(SpokenOutlet):
     """A socket's outlet, and the listener of the stream that it follows."""
 
     __slots__ = ("_finished", "_on_malformed")
-
-    def __init__(self, request: web.BaseRequest, socket: Socket) -> None:
-        super().__init__(request)
-        socket.before_close = self.shut
 
     def follow(self, stream: Stream, on_malformed: Callable[[], None]) -> asyncio.Future[GatewayError | None]:
         """Give the client all of `stream`; how it ended will be the result. `on_malformed` is told of each event that

@@ -1,4 +1,5 @@
-"""The WebSocket handshake: which of the offered subprotocols is selected, and which of them are credentials.
+"""The WebSocket handshake: which of the offered subprotocols is selected, which of them are credentials, and whose a
+credential is that comes only when the socket is open.
 
 A browser cannot set headers on a WebSocket, so a key may come as a subprotocol; it is never selected, echoed or logged.
 """
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.access.keys import Key
 from proxy.downstream.gate import raw_headers
-from proxy.errors import InvalidRequest
+from proxy.errors import Forbidden, InvalidRequest, Unauthorized
+from proxy.relay import Relay
 from proxy.wire.headers import client_credential
 
 MUX = "llm-mux.v1"
@@ -36,6 +39,27 @@ class Offer:
     @property
     def is_mux(self) -> bool:
         return self.selected == MUX
+
+
+class Door:
+    """Who may speak on a socket that is open already, by the routes' keys as they are now."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def let_in(self, bearer: str | None) -> Key:
+        """The key that this credential is. Raises `Unauthorized`; `Forbidden` where it is good for nothing here."""
+        table = self._relay.table
+        key = table.keys.find(bearer) if table.keys is not None else None
+        if key is None:
+            raise Unauthorized('Give a valid API key: {"type":"init","v":1,"auth":{"bearer":"<key>"}}.')
+        if not table.models(key):
+            raise Forbidden("This key may use none of the models here.")
+        return key
+
+    def check(self, key: Key | None) -> None:
+        """Raises `Unauthorized` where the key that a session was let in with is good no longer."""
+        self._relay.table.holder(key)
 
 
 def read_offer(request: web.Request) -> Offer:

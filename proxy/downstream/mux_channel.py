@@ -10,7 +10,8 @@ from typing import Final
 
 from proxy.downstream.mux_outlet import MuxOutlet
 from proxy.errors import ClientError
-from proxy.streams.numbered import FRAME_COST_BYTES, NumberedStream
+from proxy.streams.backlog import FRAME_COST_BYTES
+from proxy.streams.numbered import NumberedStream
 from proxy.streams.store import KeptStream
 from proxy.wire.frames import text_frame
 from proxy.wire.mux_frames import Ending, Envelope, Form, refusal
@@ -76,12 +77,18 @@ class Channel:
             self._outlet.say(Envelope(self.rid, self.rid, Form.CHUNKS).terminal(ending, 1))
             self.leave()
 
-    def acknowledge(self, seq: int) -> None:
-        """The client has taken in everything up to `seq`."""
-        if self._numbered is not None and self._acknowledged < seq <= self._numbered.taken:
-            self._acknowledged = seq
-            if self._numbered.taken < self._numbered.head:
-                self._outlet.line_up(self, 0)
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def acknowledge(self, seq: int) -> bool:
+        """The client has taken in everything up to `seq`. Whether that was news."""
+        if self._numbered is None or not self._acknowledged < seq <= self._numbered.taken:
+            return False
+        self._acknowledged = seq
+        if self._numbered.taken < self._numbered.head:
+            self._outlet.line_up(self, 0)
+        return True
 
     def leave(self) -> None:
         """Send nothing more, and take nothing more."""

@@ -13,31 +13,34 @@ from dataclasses import dataclass
 from proxy.downstream.http import SERVABLE_PATH
 from proxy.downstream.kept_streams import KeptStreams
 from proxy.downstream.mux_channel import Channel
-from proxy.downstream.mux_opening import Opened, Opener
+from proxy.downstream.mux_opening import Opener
+from proxy.downstream.opened import Opened
 from proxy.downstream.stages import Client
 from proxy.errors import GatewayError, InternalError, NotFound
 from proxy.streams.numbered import NumberedStream
 from proxy.streams.store import KeptStream, new_stream_id
 from proxy.telemetry.record import EndState, RequestRecord, end_state_of
 from proxy.wire.headers import new_request_id
-from proxy.wire.mux import Start
-from proxy.wire.mux_frames import Ending, accepted
+from proxy.wire.mux_frames import Ending, Envelope, Form, accepted, queued
 
 logger = logging.getLogger("penstock")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One `start`: what was asked, by whom, and the channel that waits for it. `say` sends a frame beside the stream's.
+    """One `start`, less the body: what was asked, and by whom. `say` sends a frame beside the stream's."""
 
-    `refused`: why the session itself does not let it through.
-    """
-
-    start: Start
+    rid: str
+    path: str
+    resumable: bool
     client: Client
-    channel: Channel
-    say: Callable[[bytes], None]
-    refused: GatewayError | None = None
+    say: Callable[[bytes], object]
+
+    def record(self, now: float) -> RequestRecord:
+        """The request's, as it begins."""
+        record = RequestRecord(new_request_id(), "GET", self.path, now, transport="ws", dialect="mux", status=200)
+        record.key = self.client.key.name if self.client.key is not None else None
+        return record
 
 
 class Turns:
@@ -59,14 +62,22 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, asked: Asked) -> None:
-        """Serve it, in a task of its own."""
-        turn = _Turn(asked, self)
-        task = self._loop.create_task(turn.run())
-        turn.task = task
-        asked.channel.cancel = turn.cancel
+    def begin(self, asked: Asked, body: bytes, channel: Channel) -> None:
+        """Serve it, in a task of its own; `channel` waits for it."""
+        turn = _Turn(asked, body, channel, self)
+        task = turn.task = self._loop.create_task(turn.run())
+        channel.cancel = turn.cancel
         self._tasks.add(task)
+        task.add_done_callback(lambda _: turn.finish())  # of one that was cancelled before it began
         task.add_done_callback(self._tasks.discard)
+
+    def refuse(self, asked: Asked, error: GatewayError) -> None:
+        """The session itself does not let it through."""
+        asked.say(Envelope(asked.rid, asked.rid, Form.CHUNKS).terminal(Ending.failed(error), 1))
+        record = asked.record(self._loop.time())
+        record.status = error.status
+        record.finish(end_state_of(error), self._loop.time())
+        self._publish(record)
 
     async def close(self) -> None:
         """Cancel what still runs."""
@@ -92,27 +103,26 @@ class Turns:
 class _Turn:
     """One request. It ends by its answer's end, or by `cancel`."""
 
-    def __init__(self, asked: Asked, turns: Turns) -> None:
+    def __init__(self, asked: Asked, body: bytes, channel: Channel, turns: Turns) -> None:
         self.task: asyncio.Task[None] | None = None
         self._asked = asked
+        self._body = body
+        self._channel = channel
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._opened: Opened | None = None
         self._numbered: NumberedStream | None = None
         self._kept: KeptStream | None = None
+        self._is_finished = False
         self._over: asyncio.Future[None] = self._loop.create_future()
-        self._record = RequestRecord(
-            new_request_id(), "GET", asked.start.path, self._loop.time(), transport="ws", dialect="mux"
-        )
+        self._record = asked.record(self._loop.time())
 
     async def run(self) -> None:
-        record, channel = self._record, self._asked.channel
-        record.key = self._asked.client.key.name if self._asked.client.key is not None else None
-        record.status = 200
+        record = self._record
         try:
             opened = await self._open()
             if isinstance(opened, Ending):
-                channel.refuse(opened)
+                self._channel.refuse(opened)
             else:
                 self._opened = opened
                 self._follow(opened)
@@ -125,10 +135,17 @@ class _Turn:
             record.status = named.status
             record.finish(end_state_of(named), self._loop.time())
         finally:
-            self._close()
-            record.finish(EndState.CLIENT_CLOSED, self._loop.time())
-            record.bytes_out = channel.bytes_out
-            self._turns.publish(record)
+            self.finish()
+
+    def finish(self) -> None:
+        """It is over: stop what runs, and publish the record. Once."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        self._close()
+        self._record.finish(EndState.CLIENT_CLOSED, self._loop.time())
+        self._record.bytes_out = self._channel.bytes_out
+        self._turns.publish(self._record)
 
     def cancel(self, reason: str) -> None:
         """Nobody wants it any more: stop it, wherever it is, and say so to who still listens."""
@@ -142,33 +159,44 @@ class _Turn:
         self._end(Ending.cancelled(reason))
 
     async def _open(self) -> Opened | Ending:
-        if self._asked.refused is not None:
-            raise self._asked.refused
-        start = self._asked.start
-        return await self._turns.opener(start.path).open(
-            bytes(start.body), start.path, self._asked.client, self._record
-        )
+        asked = self._asked
+        body, self._body = self._body, b""  # whoever is asked keeps it for as long as it is needed
+        opener = self._turns.opener(asked.path)
+        return await opener.open(body, asked.path, asked.client, self._record, self._tell_place)
+
+    def _tell_place(self, position: int, wait_s: float) -> None:
+        """It waits in a queue."""
+        if not self._channel.is_over:
+            self._asked.say(queued(self._asked.rid, position))
 
     def _follow(self, opened: Opened) -> None:
         """Give the answer its numbers, its channel, and, if that was asked for, its place in the store."""
-        start, channel, store = self._asked.start, self._asked.channel, self._turns.streams.store
+        asked, channel, store = self._asked, self._channel, self._turns.streams.store
         numbered = self._numbered = NumberedStream(
             screen=opened.screen,
             known=opened.known,
-            keeping=store.keeping() if start.resumable else None,
+            keeping=store.keeping() if asked.resumable else None,
             conclude=self._conclude,
             on_malformed=opened.on_malformed,
         )
-        stage_id = start.rid if opened.stage_id is None else opened.stage_id
-        if start.resumable:
+        stage_id = asked.rid if opened.stage_id is None else opened.stage_id
+        if asked.resumable:
             kept = KeptStream(
-                new_stream_id(), self._record.key, numbered, opened.form, stage_id, start.path, self.cancel
+                new_stream_id(),
+                self._record.key,
+                numbered,
+                opened.form,
+                stage_id,
+                asked.path,
+                self.cancel,
+                opened.route.keep_s,
+                opened.route.keepalive_s,
             )
             self._kept = channel.kept = kept
             store.keep(kept)
         id = self._kept.id if self._kept is not None else None
         status = self._record.status or 200
-        self._asked.say(accepted(start.rid, id, self._record.model, status, self._record.request_id))
+        asked.say(accepted(asked.rid, id, self._record.model, status, self._record.request_id))
         channel.follow(numbered, opened.form, stage_id)
         numbered.listen(opened.stream)
 
@@ -181,7 +209,7 @@ class _Turn:
 
     def _end(self, ending: Ending) -> None:
         if self._numbered is None:
-            self._asked.channel.refuse(ending)
+            self._channel.refuse(ending)
         else:
             self._numbered.finish(ending)
         self._settle()

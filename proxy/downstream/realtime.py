@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from aiohttp import WSMsgType, web
 
 from proxy.downstream.answering import names
-from proxy.downstream.frame_outlet import Socket
 from proxy.downstream.gate import raw_headers
 from proxy.downstream.handshake import Offer
 from proxy.downstream.outlet import LARGE_BYTES, Outlet
+from proxy.downstream.session_socket import Socket
 from proxy.errors import GatewayError, InvalidRequest, UpstreamError
 from proxy.realtime import Line
 from proxy.relay import draining

@@ -14,9 +14,9 @@ from typing import Final, Protocol, assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from proxy.downstream.frame_outlet import Socket
 from proxy.downstream.responses_outlet import ResponsesOutlet
 from proxy.downstream.responses_turn import ResponseTurn
+from proxy.downstream.session_socket import Socket
 from proxy.downstream.stages import Client
 from proxy.errors import ClientError, GatewayError
 from proxy.relay import Relay
@@ -126,8 +126,7 @@ class ResponsesSession:
                     pass
                 case _:
                     assert_never(message)
-        while self._outlet.clogged and not self._socket.closed:
-            await self._sent()
+        await self._outlet.catch_up()
 
     def _ask(self, create: Create) -> None:
         turn = self._turn(self._with_model(create))
@@ -163,15 +162,6 @@ class ResponsesSession:
 
     def _refuse(self, error: GatewayError, stream_id: str | None) -> None:
         self._outlet.say(in_lane(error_payload(error), lane_member(stream_id)))
-
-    async def _sent(self) -> None:
-        """Wait until the client has read some of what it was sent."""
-        sent = asyncio.Event()
-        self._outlet.when_sent(sent.set)
-        try:
-            await sent.wait()
-        finally:
-            self._outlet.when_sent(None)
 
     # ---- turns ----
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.downstream.frame_outlet import Socket
-from proxy.downstream.outlet import Outlet
+from proxy.downstream.session_socket import Socket
+from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.errors import GatewayError, UpstreamError
 from proxy.protocols.event_data import decoded, event_type, is_done
 from proxy.protocols.failure import failure_of
@@ -23,8 +23,6 @@ from proxy.wire.json_object import object_payload, splices
 from proxy.wire.responses_frames import in_lane, lane_member, refusal_payload
 from proxy.wire.sse import Event
 
-UNREAD_BYTES: Final = 256 * 1024
-"""A client that has not read so much of what was said to it, streams aside, is not listened to."""
 _CREATED: Final = b"response.created"
 _ITEM_DONE: Final = b"response.output_item.done"
 _ENDS: Final = (b"response.completed", b"response.incomplete")
@@ -33,38 +31,18 @@ _NOTED: Final = frozenset((_CREATED, _ITEM_DONE, *_ENDS, _ERROR))
 """The events that mean something to the session; all others only pass."""
 
 
-class ResponsesOutlet(Outlet):
+class ResponsesOutlet(SpokenOutlet):
     """One client's transport, and the streams that flow into it."""
 
-    __slots__ = ("_said_bytes", "_streams", "_when_sent")
+    __slots__ = ("_streams",)
 
     def __init__(self, request: web.BaseRequest, socket: Socket) -> None:
-        super().__init__(request)
-        socket.before_close = self.shut
+        super().__init__(request, socket)
         self._streams: set[Stream] = set()
-        self._said_bytes = 0  # since the client fell behind
-        self._when_sent: Callable[[], None] | None = None
-
-    def say(self, payload: bytes) -> int:
-        """A frame of the gateway's own, now; how many bytes it has."""
-        frame = text_frame(payload)
-        if self._full:
-            self._said_bytes += len(frame)
-        self.put(frame)
-        return len(frame)
 
     @property
     def full(self) -> bool:
         return self._full
-
-    @property
-    def clogged(self) -> bool:
-        """More has been said than the client cares to read."""
-        return self._said_bytes > UNREAD_BYTES
-
-    def when_sent(self, callback: Callable[[], None] | None) -> None:
-        """Call this the next time the client has caught up."""
-        self._when_sent = callback
 
     def join(self, stream: Stream) -> None:
         """Tell this stream too when the client has caught up. The caller's duty: `part`."""
@@ -75,13 +53,9 @@ class ResponsesOutlet(Outlet):
 
     def _change(self, paused: bool) -> None:
         super()._change(paused)
-        if paused:
-            return
-        self._said_bytes = 0
-        if self._when_sent is not None:
-            self._when_sent()
-        for stream in list(self._streams):
-            stream.drained()
+        if not paused:
+            for stream in list(self._streams):
+                stream.drained()
 
 
 class ResponseFrames:

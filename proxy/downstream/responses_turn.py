@@ -91,7 +91,8 @@ class ResponseTurn:
             record.finish(EndState.CLIENT_CLOSED, self._loop.time())
             if not self._told:
                 raise
-            self._break_off(_cancelled())
+            if not self._has_ended():
+                self._break_off(_cancelled())
         except Exception as error:
             named = error if isinstance(error, GatewayError) else InternalError("The gateway failed; its log says why.")
             if named is not error:
@@ -248,6 +249,10 @@ class ResponseTurn:
             self._frames.say(_last_words(self._watcher, error))
         else:
             self._frames.say(error_payload(error))
+
+    def _has_ended(self) -> bool:
+        """Whether the response's own last event has gone out: it may overtake a cancel that is being carried out."""
+        return self._watcher is not None and (self._watcher.complete or self._watcher.failure is not None)
 
     def _ping(self) -> None:
         self._outlet.put(ping_frame())

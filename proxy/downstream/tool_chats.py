@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from proxy.admission import OnQueued
 from proxy.downstream.tool_runs import RunRefused, ToolRun, ToolRuns, ToolTurn
 from proxy.errors import InvalidRequest
 from proxy.protocols import endpoints
@@ -37,7 +38,9 @@ class ToolChats:
         self._runs = runs
         self._under_way: dict[Stream, ToolRun] = {}
 
-    async def open(self, request: ProxyRequest, route: Route, record: RequestRecord) -> Answer:
+    async def open(
+        self, request: ProxyRequest, route: Route, record: RequestRecord, on_queued: OnQueued | None = None
+    ) -> Answer:
         """The answer at its commit point; one that is not to be streamed is whole, and its record finished.
 
         Raises `GatewayError`; cancelling closes the upstream connection. The caller's duty: `close` the answer.
@@ -45,9 +48,9 @@ class ToolChats:
         turn = _turn(request, route, record)
         try:
             if not request.body.stream:
-                return await self._whole(turn)
+                return await self._whole(turn, on_queued)
             sink = ChatSink(include_usage=_wants_usage(request.body))
-            run = await self._runs.open(turn, sink)
+            run = await self._runs.open(turn, sink, on_queued)
         except RunRefused as refused:
             return refused.answer
         self._under_way[sink.stream] = run
@@ -60,8 +63,8 @@ class ToolChats:
         if run is not None:
             run.close()
 
-    async def _whole(self, turn: ToolTurn) -> Answer:
-        collected, first = await self._runs.collect(turn)
+    async def _whole(self, turn: ToolTurn, on_queued: OnQueued | None) -> Answer:
+        collected, first = await self._runs.collect(turn, on_queued)
         headers = [header for header in first.headers if header[0].lower() != "content-type"]
         body = merged(collected.completions, cut=collected.cut)
         return replace(first, request=turn.request, headers=(*headers, _JSON), body=body)

@@ -6,11 +6,11 @@ They go through the relay, and the request's one record has their sums. Which ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from proxy.admission import Stay
+from proxy.admission import OnQueued, Stay
 from proxy.downstream.whole import whole_body
 from proxy.errors import GatewayError
 from proxy.protocols import endpoints
@@ -41,8 +41,17 @@ class ToolRounds:
     """
 
     def __init__(
-        self, relay: Relay, request: ProxyRequest, route: Route, record: RequestRecord, longest_answer_bytes: int
+        self,
+        relay: Relay,
+        request: ProxyRequest,
+        route: Route,
+        record: RequestRecord,
+        longest_answer_bytes: int,
+        on_closed: Callable[[], None] | None = None,
+        on_queued: OnQueued | None = None,
     ) -> None:
+        self._on_queued = on_queued
+        self._on_closed = on_closed
         self._relay = relay
         self._request = request
         self._route = route
@@ -101,6 +110,9 @@ class ToolRounds:
         if self._stay is not None:
             self._stay.end((self._record.tokens_in or 0) + (self._record.tokens_out or 0))
         self._relay.leave(self)
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed()
 
     # ---- one exchange ----
 
@@ -111,7 +123,8 @@ class ToolRounds:
         try:
             if self._stay is None:
                 self._stay = self._relay.take_on(request, record)
-            answer = self._answer = await self._relay.open_round(request, self._route, record, self._stay)
+            on_queued = self._on_queued if self.first is None else None  # nobody waits for an answer that has begun
+            answer = self._answer = await self._relay.open_round(request, self._route, record, self._stay, on_queued)
             if not answer.events:
                 answer = self._answer = replace(answer, body=await whole_body(answer, self._longest_answer_bytes))
         except BaseException:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.admission import OnQueued
 from proxy.downstream.tool_rounds import ToolRounds
 from proxy.errors import GatewayError
 from proxy.relay import Answer, Relay
@@ -64,18 +65,19 @@ class ToolRuns:
         self._longest_answer_bytes = longest_answer_bytes
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def open(self, turn: ToolTurn, sink: Sink) -> ToolRun:
-        """A run at its commit point: from there on everything goes into `sink`.
+    async def open(self, turn: ToolTurn, sink: Sink, on_queued: OnQueued | None = None) -> ToolRun:
+        """A run at its commit point: from there on everything goes into `sink`. `on_queued` is told if it waits.
 
         Raises `RunRefused` or `GatewayError`; cancelling closes the upstream connection. The caller's duty: `close` it.
         """
-        rounds = self._rounds(turn)
+        servers = self._servers.hold()
+        rounds = self._rounds(turn, servers, on_queued)
         run: ToolchainRun | None = None
 
         async def begin() -> ToolchainRun:
             nonlocal run
-            catalogue = await self._servers.offer(turn.route.tools)
-            run = ToolchainRun(turn.asked, catalogue, self._servers, rounds.exchanges, sink)
+            catalogue = await servers.offer(turn.route.tools)
+            run = ToolchainRun(turn.asked, catalogue, servers, rounds.exchanges, sink)
             await run.begin()
             return run
 
@@ -92,15 +94,16 @@ class ToolRuns:
         assert rounds.first is not None
         return ToolRun(rounds.first, turn.record, rounds, begun, sink, self._see_to_its_end)
 
-    async def collect(self, turn: ToolTurn) -> tuple[Collected, Answer]:
+    async def collect(self, turn: ToolTurn, on_queued: OnQueued | None = None) -> tuple[Collected, Answer]:
         """A whole run, and its first round's answer; its record is finished. Raises, and is cancelled, as `open`."""
-        rounds = self._rounds(turn)
+        servers = self._servers.hold()
+        rounds = self._rounds(turn, servers, on_queued)
         collection: ToolchainCollection | None = None
 
         async def collect() -> Collected:
             nonlocal collection
-            catalogue = await self._servers.offer(turn.route.tools)
-            collection = ToolchainCollection(turn.asked, catalogue, self._servers, rounds.exchanges)
+            catalogue = await servers.offer(turn.route.tools)
+            collection = ToolchainCollection(turn.asked, catalogue, servers, rounds.exchanges)
             return await collection.collect()
 
         try:
@@ -119,8 +122,14 @@ class ToolRuns:
         """Wait until everything that was stopped has ended."""
         await asyncio.gather(*self._ending)
 
-    def _rounds(self, turn: ToolTurn) -> ToolRounds:
-        return ToolRounds(self._relay, turn.request, turn.route, turn.record, self._longest_answer_bytes)
+    def change(self, servers: ToolServers) -> None:
+        """Runs that begin from now on use these; their owner closes them."""
+        self._servers = servers
+
+    def _rounds(self, turn: ToolTurn, servers: ToolServers, on_queued: OnQueued | None) -> ToolRounds:
+        return ToolRounds(
+            self._relay, turn.request, turn.route, turn.record, self._longest_answer_bytes, servers.release, on_queued
+        )
 
     def _see_to_its_end(self, run: ToolchainRun) -> None:
         """In a task of its own: whoever stopped it does not wait for its tools."""

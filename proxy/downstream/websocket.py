@@ -5,34 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from proxy.access.keys import Key
 from proxy.downstream.answering import names
 from proxy.downstream.bare import BareSession
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.edge import RECORD
-from proxy.downstream.frame_outlet import Socket
 from proxy.downstream.gate import Gate, raw_headers
-from proxy.downstream.handshake import Offer, read_offer, without_credentials
+from proxy.downstream.handshake import Door, Offer, read_offer, without_credentials
 from proxy.downstream.mux import MuxSession
 from proxy.downstream.mux_turns import Turns
+from proxy.downstream.open_sessions import OpenSessions, most_sessions
 from proxy.downstream.realtime import RealtimeSession, asked, refusal
 from proxy.downstream.responses import ResponsesSession
 from proxy.downstream.responses_turn import PATH as RESPONSES_PATH
+from proxy.downstream.session_socket import FLOODED, Socket
 from proxy.downstream.stage_session import StageSession
 from proxy.downstream.stages import COMPLETIONS, STREAM_PATHS, Client, Stages
 from proxy.downstream.tickets import TICKET, TicketApi
 from proxy.downstream.tool_chats import ToolChats
-from proxy.errors import InvalidRequest, MethodNotAllowed
+from proxy.errors import InternalError, InvalidRequest, MethodNotAllowed, Unavailable
 from proxy.realtime import Realtime
 from proxy.relay import Relay
-from proxy.telemetry.record import Dialect, RequestRecord
+from proxy.telemetry.record import Dialect, EndState, RequestRecord
 from proxy.wire.realtime import CLIENT_CLOSED, GOING_AWAY, selection
 from proxy.wire.realtime import PATH as REALTIME_PATH
 from proxy.wire.upgrade import UpgradeRefused
@@ -46,6 +46,12 @@ BARE_PATHS = {
 UPGRADABLE_PATHS = frozenset((*BARE_PATHS, *STREAM_PATHS, RESPONSES_PATH, REALTIME_PATH))
 
 WRITER_LIMIT_BYTES = 32 * 1024
+INIT_BYTES = 64 * 1024
+"""What a client may say before anybody knows who it is."""
+OVERLOADED = "overloaded"
+"""Said instead of a status where the upgrade has to be accepted first: a page is not told why one was refused."""
+OWN_CODES_IN: tuple[Dialect, ...] = ("bare", "mux")
+"""The dialects that have close codes of the gateway's own, from 4400 on."""
 CLOSE_WITHIN_S = 1.0
 """How long the client may take to answer our Close."""
 
@@ -88,7 +94,8 @@ class WebSocketApi:
         self._turns = turns
         self._publish = publish
         self._realtime = realtime
-        self._sessions: set[Session] = set()
+        self._sessions = OpenSessions(most_sessions())
+        self._door = Door(relay)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         for path in sorted(UPGRADABLE_PATHS):
@@ -110,19 +117,32 @@ class WebSocketApi:
         if record.dialect == "realtime":
             return await self._connect_realtime(request, offer, key)
         socket = self._socket(offer.selected)
-        await _upgrade(socket, request, offer)
+        known = key is not None or self._gate.keys.open
+        await _upgrade(socket, request, offer, record.dialect, None if known else INIT_BYTES)
         record.is_session = True
-        session = self._session(record.dialect, socket, request, key)
+        if self._sessions.full:
+            record.finish(EndState.SHED, asyncio.get_running_loop().time())
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=OVERLOADED.encode())
+        else:
+            await self._run(self._session(record.dialect, socket, request, key), socket)
+        return socket
+
+    async def _run(self, session: Session, socket: Socket) -> None:
         self._sessions.add(session)
         try:
             await session.run()
+        except Exception:  # the edge logs it
+            await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=InternalError.default_code.encode())
+            raise
         finally:
             self._sessions.discard(session)
-        return socket
+            await socket.rest()
 
     async def _connect_realtime(self, request: web.Request, offer: Offer, key: Key | None) -> web.StreamResponse:
         """The same, once a model server has agreed to it: until then its refusal can be the answer."""
         record = request[RECORD]
+        if self._sessions.full:
+            raise Unavailable("Too many sessions are open here: come back later.", code=OVERLOADED, retry_after_s=1)
         proxied = asked(request, offer, self._gate.forwarded(request), record.request_id)
         if not self._socket().can_prepare(without_credentials(request, Offer(None, None))):
             raise InvalidRequest("The upgrade is no valid WebSocket handshake.")
@@ -134,13 +154,9 @@ class WebSocketApi:
             selected = selection(line.socket.subprotocol, offer.others)
             socket = self._socket(selected, answers_close=False)
             socket.headers.extend(names(record, "upstream"))
-            await _upgrade(socket, request, replace(offer, selected=selected))
+            await _upgrade(socket, request, replace(offer, selected=selected), "realtime")
             session = RealtimeSession(socket, request, line, age_s=self._limits.age_s, record=record)
-            self._sessions.add(session)
-            try:
-                await session.run()
-            finally:
-                self._sessions.discard(session)
+            await self._run(session, socket)
         finally:
             line.socket.close(GOING_AWAY, CLIENT_CLOSED)
             self._realtime.end(line)
@@ -174,8 +190,9 @@ class WebSocketApi:
             return self._bare_session(socket, request, key)
         client = Client(key, raw_headers(request), self._gate.forwarded(request))
         if dialect == "mux":
+            known = key is not None or self._gate.keys.open
             return MuxSession(
-                socket, request, client=client, keys=self._gate.keys, limits=self._limits, turns=self._turns
+                socket, request, client=client, known=known, door=self._door, limits=self._limits, turns=self._turns
             )
         return ResponsesSession(
             socket, request, client=client, relay=self._relay, limits=self._limits, publish=self._publish
@@ -198,7 +215,7 @@ class WebSocketApi:
 
     def sessions(self) -> Counter[Dialect]:
         """How many are open, by what they speak."""
-        return Counter(session.dialect for session in self._sessions)
+        return self._sessions.counted()
 
     def go_away(self, in_s: float | None) -> None:
         """Tell the sessions that can be told that they will be closed in so many seconds."""
@@ -208,14 +225,16 @@ class WebSocketApi:
 
     async def close_all(self, within_s: float) -> None:
         """Tell every session that the gateway goes away, all at once; those that take longer are left to `stop`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await asyncio.gather(*(session.leave() for session in self._sessions))
+        await self._sessions.close_all(within_s)
 
 
-async def _upgrade(socket: Socket, request: web.Request, offer: Offer) -> None:
-    """Open the client's socket."""
-    cast("ClientConnection", request.protocol).require_masks()
+async def _upgrade(
+    socket: Socket, request: web.Request, offer: Offer, dialect: Dialect, first_bytes: int | None = None
+) -> None:
+    """Open the client's socket. Its first message may have so many bytes (None: as many as any)."""
+    if dialect in OWN_CODES_IN:
+        socket.flood_code = FLOODED
+    cast("ClientConnection", request.protocol).watch_frames(first_bytes, socket.break_off)
     await socket.prepare(without_credentials(request, offer))
 
 

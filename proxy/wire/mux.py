@@ -19,6 +19,10 @@ FEATURES: Final = ("ack", "ndjson")
 """`ack`: the client acknowledges, and no more than a window is on its way. `ndjson`: under backpressure several
 objects, a line each, may share a frame."""
 DEFAULT_WINDOW: Final = 512
+MOST_RESUMED: Final = 64
+"""So many streams one `init` may resume; each costs more than its words. More go into messages of their own."""
+LONGEST_REWRITTEN: Final = 64 * 1024
+"""So many characters a message with half a surrogate pair in it may have: it is read the slow way, for up to 20 ms."""
 
 Rid = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,64}\Z")]
 Seq = Annotated[int, Meta(ge=0)]
@@ -46,8 +50,8 @@ class Resuming(Struct, frozen=True):
 class Init(Struct, tag="init", frozen=True):
     v: Literal[1] = VERSION
     auth: Auth | None = None
-    features: tuple[str, ...] = ()
-    resume: tuple[Resuming, ...] = ()
+    features: Annotated[tuple[str, ...], Meta(max_length=32)] = ()
+    resume: Annotated[tuple[Resuming, ...], Meta(max_length=MOST_RESUMED)] = ()
 
 
 class Start(Struct, tag="start", frozen=True):
@@ -127,8 +131,11 @@ def _rid_of(text: str) -> str | None:
 def _with_half_pairs(text: str) -> Message:
     r"""JavaScript writes half of a surrogate pair as `\ud83d`, which the decoder does not take: a prompt may be cut
     there. Such a body is written anew."""
+    has_some = "\\ud" in text or "\\uD" in text
+    if has_some and len(text) > LONGEST_REWRITTEN:
+        raise BadMessage("The message is not one JSON object, or too long for half a surrogate pair in it.")
     try:
-        value = json.loads(text) if "\\ud" in text.lower() else None
+        value = json.loads(text) if has_some else None
         if isinstance(value, dict):
             body = json.dumps(value.get("body"), allow_nan=False)
             message: Message = msgspec.convert({**value, "body": Raw(body.encode())}, Message)

@@ -154,3 +154,15 @@ def test_a_key_may_use_what_any_of_its_patterns_covers_and_by_default_everything
 def test_a_pattern_covers_whatever_its_stars_are_filled_with(parts: list[tuple[str, str]], last: str) -> None:
     pattern = "".join(f"{piece}*" for piece, _ in parts) + last
     assert Key("web", (pattern,)).may_use("".join(piece + filling for piece, filling in parts) + last)
+
+
+def test_a_key_of_another_ring_is_what_its_credential_is_here() -> None:
+    old = Keyring([KeyEntry.from_key("web", "sk-1"), KeyEntry.from_key("gone", "sk-2")])
+    digest = hashlib.sha256(b"sk-1").hexdigest()
+    new = Keyring([KeyEntry.from_sha256("renamed", digest, ["chat"]), KeyEntry.from_key("gone", "sk-3")])
+    web, gone = old.find("sk-1"), old.find("sk-2")
+    assert web is not None
+    assert gone is not None
+    assert new.current(web) == Key("renamed", ("chat",))
+    assert new.current(gone) is None
+    assert new.current(Key("gone")) is None

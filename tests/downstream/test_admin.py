@@ -21,7 +21,7 @@ from tests.support.served import served
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.downstream.connection import ClientRunner
+    from proxy.downstream.server import ClientRunner
     from tests.support.served import Served
 
 ROUTES = "routes: {m: demo://}\n"

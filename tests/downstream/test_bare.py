@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import websockets
+from websockets.frames import Frame, Opcode
 
-from proxy.downstream import connection, websocket
+from proxy.access import patience
+from proxy.downstream import client_socket, websocket
+from proxy.downstream.bare import BareSession
+from proxy.downstream.spoken_outlet import UNREAD_BYTES
 from proxy.telemetry.record import EndState
 from tests.support.raw_client import chat
 from tests.support.served import one_route, served
@@ -408,7 +412,7 @@ async def test_a_slow_reader_pauses_its_upstream_and_gets_every_frame(tmp_path: 
 
 
 async def test_a_reader_that_stopped_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.05)
+    monkeypatch.setattr(client_socket, "STALLED_S", 0.05)
 
     async def flood(peer: Peer) -> None:
         await peer.request()
@@ -434,3 +438,64 @@ async def test_a_client_that_does_not_answer_our_close_is_not_waited_for(
         record = await gateway.record()
         assert (record.duration_ms or 0) < 500
         socket.transport.abort()
+
+
+def together(*messages: str) -> bytes:
+    """Messages as one packet."""
+    return b"".join(Frame(Opcode.TEXT, each.encode()).serialize(mask=True) for each in messages)
+
+
+async def test_a_cancel_in_the_same_read_leaves_a_record_and_asks_nobody(tmp_path: Path) -> None:
+    async with session(endless, tmp_path) as (socket, gateway, upstream):
+        socket.transport.write(together(REQUEST, '{"type":"cancel"}', '{"model":"nope"}'))
+        async with asyncio.timeout(5):
+            assert await socket.recv() == '{"type":"cancel"}'
+            assert json.loads(await socket.recv())["status"] == 404
+        first, second = await gateway.record(), await gateway.record(1)
+        assert upstream.connections == 0
+    assert (first.status, first.end_state, first.bytes_in) == (499, EndState.CLIENT_CLOSED, len(REQUEST))
+    assert first.bytes_out == 0
+    assert (second.status, second.end_state) == (404, EndState.REJECTED)
+
+
+async def test_a_close_in_the_same_read_leaves_a_record_too(tmp_path: Path) -> None:
+    async with session(endless, tmp_path) as (socket, gateway, _):
+        socket.transport.write(together(REQUEST) + Frame(Opcode.CLOSE, (1000).to_bytes(2)).serialize(mask=True))
+        await gateway.record(1)
+    assert [record.is_session for record in gateway.records] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["second requests", "cancels of nothing"])
+async def test_a_flood_of_what_leads_to_nothing_ends_the_session(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "IDLE_A_MINUTE", 60)
+    async with session(endless, tmp_path) as (socket, gateway, _):
+        message = '{"type":"cancel"}'
+        if kind == "second requests":
+            await socket.send(REQUEST)
+            await socket.recv()
+            message = REQUEST
+        socket.transport.write(together(message) * 200)
+        frames = [str(frame) async for frame in closing(socket)]
+        assert (socket.close_code, socket.close_reason) == (4429, "too_many_messages")
+        record = await gateway.record()
+    assert (json.loads(frames[-1])["status"], json.loads(frames[-1])["error"]["code"]) == (429, "too_many_messages")
+    assert record.is_session or record.end_state is EndState.CLIENT_CLOSED
+
+
+async def test_a_client_that_does_not_read_what_it_is_told_is_not_listened_to(tmp_path: Path) -> None:
+    async with session(endless, tmp_path) as (socket, gateway, _):
+        [listening] = gateway.gateway._websockets._sessions
+        assert isinstance(listening, BareSession)
+        outlet = listening._outlet
+        outlet._full, outlet._said_bytes = True, UNREAD_BYTES + 1
+        await socket.send('{"model":"nope"}')
+        await socket.send('{"model":"nope"}')
+        await gateway.record()  # the one it was waiting for
+        async with asyncio.timeout(5):
+            while outlet._caught_up is None:
+                await asyncio.sleep(0.001)
+        assert len(gateway.records) == 1
+        outlet._change(False)
+        await gateway.record(1)

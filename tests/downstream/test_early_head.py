@@ -140,6 +140,18 @@ async def test_a_late_failure_is_told_in_the_stream(case: str, path: str, tmp_pa
     assert record.bytes_out > len(got.body)
 
 
+async def test_a_late_failure_keeps_the_code_that_the_model_server_gave_it(tmp_path: Path) -> None:
+    script = after_silence(answer(500, b'{"error":{"message":"broke","code":"gpu_lost"}}'))
+    async with (
+        scripted_upstream(script) as upstream,
+        served(one_route(upstream.url, KEEPALIVE), tmp_path) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        await client.send(post("/v1/chat/completions", chat()))
+        got = await client.answer()
+    assert json.loads(got.body.split(b"data: ")[1])["error"]["code"] == "gpu_lost"
+
+
 async def test_anthropics_sign_of_life_is_its_ping_event(tmp_path: Path) -> None:
     script = after_silence(OK_EVENTS, chunk(ANTHROPIC), LAST_CHUNK, silence_s=0.5)
     async with (

@@ -6,7 +6,8 @@ import pytest
 
 from proxy.downstream.following import QUEUE_BYTES, Following
 from proxy.errors import GatewayError, InvalidRequest
-from proxy.streams.numbered import Keeping, NumberedStream, ReplayGap
+from proxy.streams.backlog import Keeping
+from proxy.streams.numbered import NumberedStream, ReplayGap
 from proxy.streams.replayed import Replayed
 from proxy.streams.stream import Stream
 from proxy.wire.mux_frames import Ending, Form

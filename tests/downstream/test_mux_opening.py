@@ -1,59 +1,32 @@
-"""What differs from endpoint to endpoint: which events a client gets, under which names, and how an end is told."""
+"""Which endpoint a request reaches, what is asked of it, and how a refusal is told."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.telemetry.record import EndState
-from tests.support.mux import Frame, content_of, mux
+from tests.support.mux import asked, content_of, held, mux, mux_session, streaming
 from tests.support.raw_client import chat
 from tests.support.served import one_route, served
 from tests.support.upstream import (
     DONE,
-    LAST_CHUNK,
-    OK_EVENTS,
     ROLE,
     STOP,
-    Peer,
-    Script,
     answer,
     answering,
-    chunk,
     content,
-    event,
-    scripted_upstream,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.telemetry.record import RequestRecord
 
 CHAT = "/v1/chat/completions"
 STAGE = {"stage_id": "st", "model_container": "m", "user_prompt": "hi"}
 ONE = content("one")
-
-
-def streaming(*events: bytes) -> Script:
-    return answering(OK_EVENTS, chunk(b"".join(events)), LAST_CHUNK)
-
-
-async def asked(
-    script: Script, tmp_path: Path, path: str, body: object
-) -> tuple[list[Frame], RequestRecord, dict[str, object]]:
-    """The frames a request gets, its record, and what the upstream was asked."""
-    async with (
-        scripted_upstream(script) as upstream,
-        served(one_route(upstream.url), tmp_path) as gateway,
-        mux(gateway) as client,
-    ):
-        await client.start(path=path, body=body)
-        frames = await client.ended()
-        return frames, await gateway.record(), json.loads(upstream.requests[0].body)
 
 
 @pytest.mark.parametrize(
@@ -71,22 +44,6 @@ async def test_where_streams_are_known_one_is_asked_for_unless_the_client_says_n
 ) -> None:
     _, _, request = await asked(answering(answer(200, b'{"a":1}')), tmp_path, path, body)
     assert request.get("stream") is sent
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "usage"),
-    [
-        (CHAT, {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}, {"prompt_tokens": 3, "completion_tokens": 2}),
-        ("/v1/messages", {"usage": {"input_tokens": 3, "output_tokens": 2}}, {"input_tokens": 3, "output_tokens": 2}),
-        (CHAT, {"a": 1}, None),
-    ],
-)
-async def test_the_end_tells_the_counts_in_the_protocols_words(
-    path: str, body: object, usage: object, tmp_path: Path
-) -> None:
-    whole = answering(answer(200, json.dumps(body).encode()))
-    frames, _, _ = await asked(whole, tmp_path, path, {"model": "m", "stream": False})
-    assert frames[-1]["data"].get("usage") == usage
 
 
 @pytest.mark.parametrize(
@@ -111,48 +68,6 @@ async def test_a_failure_under_status_200_is_a_refusal(tmp_path: Path) -> None:
     assert record.end_state is EndState.UPSTREAM_ERROR
 
 
-async def test_a_text_about_errors_is_no_failure(tmp_path: Path) -> None:
-    about = event(b'{"choices":[{"delta":{"content":"\\"error\\""}}],"error":null}')
-    frames, _, _ = await asked(streaming(ONE, about, STOP, DONE), tmp_path, CHAT, chat())
-    assert content_of(frames) == ["one", '"error"']
-
-
-@pytest.mark.parametrize("stage_id", ["st", 'quoted "id"', "ümlaut", "\\"])
-async def test_a_stages_chunks_are_the_upstreams(stage_id: str, tmp_path: Path) -> None:
-    frames, record, _ = await asked(
-        streaming(ROLE, ONE, STOP, DONE), tmp_path, "/stream/v1/chat", {**STAGE, "stage_id": stage_id}
-    )
-    assert [frame["data"]["chunk"] for frame in frames[1:-1]] == [json.loads(each[6:]) for each in (ROLE, ONE, STOP)]
-    assert {frame["data"]["stage_id"] for frame in frames[1:]} == {stage_id}
-    assert (frames[-1]["type"], record.end_state) == ("done", EndState.COMPLETED)
-
-
-async def test_a_stages_chunk_cannot_speak_for_the_stage(tmp_path: Path) -> None:
-    forged = event(b'{"a":1},"stage_id":"forged","b":{}')
-    frames, _, _ = await asked(streaming(ONE, forged, STOP), tmp_path, "/stream/v1/chat", STAGE)
-    assert {frame["data"]["stage_id"] for frame in frames[1:]} == {"st"}
-    assert [frame["seq"] for frame in frames[1:]] == [1, 2, 3]
-
-
-async def test_a_stage_that_breaks_off_ends_with_an_error(tmp_path: Path) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK_EVENTS, chunk(ONE))
-        peer.reset()
-
-    frames, record, _ = await asked(script, tmp_path, "/stream/v1/chat", STAGE)
-    assert [frame.get("seq") for frame in frames] == [None, 1, 2]
-    assert (frames[-1]["status"], frames[-1]["data"]["error"]["code"]) == (502, "upstream_truncated")
-    assert record.end_state is EndState.UPSTREAM_TRUNCATED
-
-
-async def test_a_stages_error_event_is_its_end(tmp_path: Path) -> None:
-    failing = streaming(ONE, event(b'{"error":{"message":"out of memory"}}'))
-    frames, _, _ = await asked(failing, tmp_path, "/stream/v1/chat", STAGE)
-    assert [frame["type"] for frame in frames] == ["accepted", "chat_completion_chunk", "error"]
-    assert frames[-1]["data"]["error"]["message"] == "out of memory"
-
-
 async def test_an_upstreams_refusal_of_a_stage_keeps_its_status(tmp_path: Path) -> None:
     refusing = answering(answer(429, b'{"error":{"message":"slow down"}}', b"Retry-After: 7"))
     [error], record, _ = await asked(refusing, tmp_path, "/stream/v1/chat", STAGE)
@@ -160,27 +75,76 @@ async def test_an_upstreams_refusal_of_a_stage_keeps_its_status(tmp_path: Path) 
     assert record.status == 429
 
 
-async def test_a_cancelled_stage_says_so_once(tmp_path: Path) -> None:
-    left = asyncio.Event()
+REFUSALS = {
+    "no such model": ({"body": chat("nope")}, 404, "model_not_found"),
+    "no object": ({"body": [1]}, 400, "invalid_json"),
+    "no model": ({"body": {}}, 400, "missing_model"),
+    "a path that is not served": ({"path": "/healthz"}, 404, "path_not_found"),
+    "a path with a query": ({"path": "/v1/chat/completions?a=b"}, 404, "path_not_found"),
+    "a path that climbs": ({"path": "/v1/../admin"}, 404, "path_not_found"),
+}
 
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK_EVENTS, chunk(ONE))
-        await peer.closed()
-        left.set()
 
-    async with (
-        scripted_upstream(script) as upstream,
-        served(one_route(upstream.url), tmp_path) as gateway,
-        mux(gateway) as client,
+async def test_an_answer_in_one_piece_larger_than_any_message_is_an_error(tmp_path: Path) -> None:
+    body = json.dumps({"text": "x" * 300_000}).encode()
+    async with mux_session(answering(answer(200, body)), tmp_path, server="port: 0\nmax_body: 1000") as (
+        client,
+        gateway,
+        _,
     ):
-        await client.start(path="/stream/v1/chat", body=STAGE)
-        await client.until("chat_completion_chunk")
-        await client.say("cancel", rid="r1")
-        [cancelled] = await client.ended()
-        async with asyncio.timeout(0.1):
-            await left.wait()
+        await client.start(body={**chat(), "stream": False})
+        [error] = await client.ended()
         record = await gateway.record()
-        assert await client.is_silent()
-    assert (cancelled["seq"], cancelled["data"]) == (2, {"stage_id": "st", "reason": "client"})
-    assert record.end_state is EndState.CLIENT_CLOSED
+    assert (error["status"], error["data"]["error"]["code"], error["seq"]) == (502, "upstream_invalid", 1)
+    assert (record.status, record.end_state) == (502, EndState.UPSTREAM_ERROR)
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+async def test_a_request_that_cannot_be_served_gets_one_error(case: str, tmp_path: Path) -> None:
+    members, status, code = REFUSALS[case]
+    async with mux_session(held, tmp_path) as (client, gateway, upstream):
+        await client.start(**members)  # type: ignore[arg-type]
+        [error] = await client.ended()
+        record = await gateway.record()
+        await client.start()  # the rid is free, the socket alive
+        assert (await client.until("chat_completion_chunk"))[-1]["seq"] == 1
+    assert (error["type"], error["seq"], error["status"]) == ("error", 1, status)
+    assert error["data"]["error"]["code"] == code
+    assert error["data"]["stage_id"] == "r1"
+    assert (record.status, record.end_state, record.dialect) == (status, EndState.REJECTED, "mux")
+    assert len(upstream.requests) == 1
+
+
+async def test_an_upstreams_refusal_is_passed_on_with_its_status_and_when_to_retry(tmp_path: Path) -> None:
+    body = b'{"error":{"message":"slow down","type":"rate","code":"busy","param":null,"extra":1}}'
+    async with mux_session(answering(answer(429, body, b"Retry-After: 7")), tmp_path) as (client, gateway, _):
+        await client.start()
+        [error] = await client.ended()
+        record = await gateway.record()
+    assert error["data"]["error"] == json.loads(body)["error"]
+    assert (error["status"], error["retry_after_ms"], error["seq"]) == (429, 7000, 1)
+    assert (record.status, record.end_state) == (429, EndState.UPSTREAM_REJECTED)
+
+
+async def test_nobody_there_is_a_502(tmp_path: Path) -> None:
+    async with served(one_route("http://127.0.0.1:9"), tmp_path) as gateway, mux(gateway) as client:
+        await client.start()
+        [error] = await client.ended()
+    assert (error["status"], error["data"]["error"]["code"]) == (502, "upstream_unreachable")
+
+
+async def test_a_stage_is_a_stage_here_too(tmp_path: Path) -> None:
+    body = {"stage_id": 'st "2"', "model_container": "m", "user_prompt": "hi"}
+    async with mux_session(streaming(ROLE + ONE + STOP + DONE), tmp_path) as (client, gateway, _):
+        await client.start(path="/stream/v1/chat", body=body)
+        _, *chunks, done = await client.ended()
+        await client.start(path="/stream/v1/chat", body={})
+        [refused] = await client.ended()
+        record = await gateway.record()
+    assert [frame["seq"] for frame in chunks] == [1, 2, 3]
+    assert content_of(chunks) == ["", "one"]
+    assert {frame["data"]["stage_id"] for frame in [*chunks, done]} == {'st "2"'}
+    assert {frame["type"] for frame in chunks} == {"chat_completion_chunk"}
+    assert (done["type"], done["seq"], done["rid"]) == ("done", 4, "r1")
+    assert (refused["type"], refused["status"]) == ("error", 422)
+    assert (record.path, record.dialect, record.end_state) == ("/stream/v1/chat", "mux", EndState.COMPLETED)

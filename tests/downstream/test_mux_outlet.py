@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.downstream.mux import MuxSession
-from proxy.downstream.mux_outlet import QUEUE_BYTES, MuxOutlet
+from proxy.downstream.mux_outlet import BATCH_BYTES, QUEUE_BYTES, TURN_BYTES, MuxOutlet
 from tests.support.mux import Frame, MuxClient, mux
 from tests.support.raw_client import chat
 from tests.support.served import Served, one_route, served
@@ -142,3 +142,31 @@ async def test_a_reader_that_leaves_while_frames_wait_takes_them_along(tmp_path:
         await gateway.record(1)
         assert outlet.queued_bytes == 0
         assert outlet.channels == 0
+
+
+async def test_a_long_replay_is_written_a_turn_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a reader that is never behind: other clients have their turn in between."""
+    async with world(tmp_path, 300) as (_, gateway, client):
+        await client.start("fast", body=chat(user="fast"), resumable=True)
+        frames = await client.until("done")
+        outlet = outlet_of(gateway)
+        written: list[int] = []
+        put = outlet.put
+
+        def counting(data: bytes) -> bool:
+            written[-1] += len(data)
+            return put(data)
+
+        def turning() -> None:
+            written.append(0)
+            if len(written) < 10_000 and not ended.done():
+                asyncio.get_running_loop().call_soon(turning)
+
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(MuxOutlet, "put", lambda outlet, data: counting(data))
+        turning()
+        await client.say("resume", rid="again", stream=frames[1]["stream"])
+        await client.until("done")
+        ended.set_result(None)
+    assert sum(written) > 300 * len(BULK)
+    assert max(written) < 2 * (TURN_BYTES + BATCH_BYTES + 2 * len(BULK))  # it may catch up within a turn

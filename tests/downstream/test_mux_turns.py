@@ -11,6 +11,7 @@ import pytest
 
 from proxy.telemetry.record import EndState
 from tests.support.mux import Frame, content_of, mux
+from tests.support.passing_time import PATIENCE_S, alone, pass_time, store_of
 from tests.support.raw_client import chat
 from tests.support.served import Served, one_route, served
 from tests.support.upstream import (
@@ -30,7 +31,7 @@ def numbered(frames: list[Frame]) -> list[str]:
 
 async def gone(gateway: Served, path: str = "/v1/ws") -> None:
     """Until the gateway has seen a socket leave."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while path not in [record.path for record in gateway.records]:
             await asyncio.sleep(0.001)
 
@@ -101,19 +102,21 @@ async def test_one_that_is_not_resumable_has_no_id_and_is_cancelled_at_once(tmp_
         model.say("a")
         frames = await client.until("chat_completion_chunk")
         client.socket.transport.abort()
-        async with asyncio.timeout(0.1):
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
     assert "stream" not in frames[1]
 
 
 async def test_nobody_who_comes_back_in_time_is_a_cancel(tmp_path: Path) -> None:
-    async with world(tmp_path, "{detach: 100ms}") as (model, gateway):
+    async with world(tmp_path, "{detach: 60s}") as (model, gateway):
         async with mux(gateway) as client:
             stream = await begun(model, client, "a")
             client.socket.transport.abort()
         await gone(gateway)
-        assert not model.left.is_set()
-        async with asyncio.timeout(1):
+        pass_time(gateway, 30)
+        assert len(store_of(gateway).live()) == 1
+        pass_time(gateway, 60)
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
         record = await gateway.record(1)
         async with mux(gateway) as client:
@@ -124,7 +127,7 @@ async def test_nobody_who_comes_back_in_time_is_a_cancel(tmp_path: Path) -> None
 
 
 async def test_one_who_came_back_in_time_keeps_it(tmp_path: Path) -> None:
-    async with world(tmp_path, "{detach: 100ms}") as (model, gateway):
+    async with world(tmp_path, "{detach: 60s}") as (model, gateway):
         async with mux(gateway) as first:
             stream = await begun(model, first, "a")
             first.socket.transport.abort()
@@ -132,10 +135,43 @@ async def test_one_who_came_back_in_time_keeps_it(tmp_path: Path) -> None:
         async with mux(gateway) as second:
             await second.say("resume", rid="r1", stream=stream, after=1)
             await second.until("resumed")
-            await asyncio.sleep(0.15)
+            pass_time(gateway, 3600)
             model.say("b")
             model.stop()
             assert content_of(await second.ended()) == ["b"]
+
+
+@pytest.mark.parametrize(("keep", "detach", "after_s", "stopped"), [("2m", "1m", 90, False), ("10s", "1m", 30, True)])
+async def test_where_the_route_says_for_how_long_that_counts(
+    keep: str, detach: str, after_s: float, stopped: bool, tmp_path: Path
+) -> None:
+    route = (f"on_disconnect: {{keep: {keep}}}",)
+    async with world(tmp_path, f"{{detach: {detach}}}", route=route) as (model, gateway):
+        async with mux(gateway) as client:
+            stream = await begun(model, client, "a")
+            client.socket.transport.abort()
+        await alone(gateway)
+        pass_time(gateway, after_s)
+        if stopped:
+            async with asyncio.timeout(PATIENCE_S):
+                await model.left.wait()
+        async with mux(gateway) as client:
+            await client.say("resume", rid="r1", stream=stream, after=1)
+            _, resumed = await client.until("resumed")
+    assert resumed["live"] is not stopped
+
+
+async def test_one_that_is_not_resumable_goes_with_its_socket_whatever_the_route_says(tmp_path: Path) -> None:
+    async with world(tmp_path, route=("on_disconnect: {keep: 1h}",)) as (model, gateway), mux(gateway) as client:
+        await client.start()
+        model.say("a")
+        frames = await client.until("chat_completion_chunk")
+        client.socket.transport.abort()
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+        await gateway.record(1)
+    assert "stream" not in frames[1]
+    assert {record.end_state for record in gateway.records} == {EndState.CLIENT_CLOSED}
 
 
 async def test_a_request_that_was_not_accepted_yet_goes_with_its_socket(tmp_path: Path) -> None:
@@ -143,17 +179,20 @@ async def test_a_request_that_was_not_accepted_yet_goes_with_its_socket(tmp_path
         await client.start(resumable=True)
         await client.until("ready")
         client.socket.transport.abort()
-        async with asyncio.timeout(1):
-            await gateway.record(1)
+        await gateway.record(1)
     assert {record.end_state for record in gateway.records} == {EndState.CLIENT_CLOSED}
 
 
 async def test_after_its_time_an_ended_stream_is_not_found(tmp_path: Path) -> None:
-    async with world(tmp_path, "{replay: 50ms}") as (model, gateway), mux(gateway) as client:
+    async with world(tmp_path, "{replay: 60s}") as (model, gateway), mux(gateway) as client:
         stream = await begun(model, client, "a")
         model.stop()
         await client.until("done")
-        await asyncio.sleep(0.1)
+        await gateway.record()
+        pass_time(gateway, 30)
+        await client.say("resume", rid="r1", stream=stream)
+        await client.until("done")
+        pass_time(gateway, 60)
         await client.say("resume", rid="r1", stream=stream)
         [error] = await client.until("error")
     assert (error["status"], error["data"]["error"]["code"], error["rid"]) == (404, "stream_not_found", "r1")
@@ -187,11 +226,12 @@ async def test_taking_over_within_one_socket(tmp_path: Path) -> None:
         chunk_frame = await client.hear()
         await client.say("cancel", rid="r2")
         cancelled = await client.hear()
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
     assert (resumed["type"], resumed["rid"]) == ("resumed", "r2")
     assert (taken["data"]["error"]["code"], taken["rid"]) == ("taken_over", "r1")
     assert (chunk_frame["rid"], chunk_frame["seq"]) == ("r2", 2)
     assert (cancelled["type"], cancelled["rid"], cancelled["seq"]) == ("cancel", "r2", 3)
-    assert model.left.is_set() or await asyncio.wait_for(model.left.wait(), 0.1)
 
 
 @pytest.mark.parametrize("key", ["sk-0th3r", "sk-w3b"])
@@ -291,7 +331,7 @@ async def test_a_cancel_reaches_a_resumed_stream(tmp_path: Path) -> None:
             await second.until("resumed")
             await second.say("cancel", rid="r2")
             cancelled = await second.hear()
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(PATIENCE_S):
                 await model.left.wait()
     assert (cancelled["type"], cancelled["seq"], cancelled["data"]["reason"]) == ("cancel", 2, "client")
 
@@ -316,7 +356,7 @@ async def test_nothing_is_left_when_the_gateway_stops(tmp_path: Path) -> None:
             client.socket.transport.abort()
         await gone(gateway)
         await gateway.gateway.stop()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
         assert not gateway.gateway._turns._tasks
     assert json.dumps([record.end_state for record in gateway.records]) == '["client_closed", "client_closed"]'

@@ -15,7 +15,7 @@ import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from proxy.downstream import connection
+from proxy.downstream import client_socket
 from proxy.telemetry.attempt import Outcome
 from proxy.telemetry.record import EndState
 from tests.support.cable import laid_cable
@@ -625,7 +625,7 @@ async def test_a_model_server_that_does_not_read_stops_the_client_and_loses_noth
 async def test_a_client_that_stays_stopped_is_dropped_and_the_model_server_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.1)
+    monkeypatch.setattr(client_socket, "STALLED_S", 0.1)
 
     async def play(connection: ServerConnection) -> None:
         for _ in range(1000):

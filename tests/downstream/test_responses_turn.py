@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import pytest
 import websockets
 from websockets.frames import Frame, Opcode
 
+from proxy.downstream.responses_turn import ResponseTurn
 from proxy.telemetry.record import EndState
+from proxy.upstream.exchange import Exchange
 from tests.support.responses import (
     CODEX_HEADERS,
     CODEX_REQUEST,
@@ -486,6 +489,20 @@ async def test_a_request_cancelled_in_the_same_breath_ends_and_the_lane_goes_on(
         record = await client.gateway.record()
         assert len(client.upstream.requests) == 1
     assert (record.status, record.end_state) == (499, EndState.CLIENT_CLOSED)
+
+
+async def test_an_end_that_overtakes_a_cancel_is_the_only_one(tmp_path: Path) -> None:
+    """The cancel is carried out one turn of the loop later; meanwhile the model server's last event comes."""
+    model = Gated()
+    async with responses_session(model, tmp_path) as client:
+        await client.send(create("one"))
+        await client.until("response.output_text.delta")
+        [turn] = [each for each in gc.get_objects() if isinstance(each, ResponseTurn) and each._watcher is not None]
+        [exchange] = [each for each in gc.get_objects() if isinstance(each, Exchange) and each._connection is not None]
+        turn.cancel(None)
+        exchange.body_received(completed("resp_one", "one"))
+        assert kinds(await client.answer()) == ["response.completed"]
+        assert await client.silent()
 
 
 async def test_what_a_lane_knew_before_a_cancel_it_still_knows(tmp_path: Path) -> None:

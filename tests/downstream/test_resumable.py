@@ -8,9 +8,11 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+import websockets
 
 from proxy.telemetry.record import EndState
 from tests.support.mux import content_of, mux
+from tests.support.passing_time import PATIENCE_S, alone, pass_time, store_of
 from tests.support.raw_client import RawAnswer, RawClient, ask, chat, get, post, raw_client
 from tests.support.served import Served, one_route, served
 from tests.support.upstream import (
@@ -33,6 +35,10 @@ from tests.support.word_by_word import KEYS, Model, begun, world
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aiohttp import web
+
+    from proxy.streams.store import KeptStream
+
 RESUMABLE = "x-penstock-resumable: true"
 ASKING = post("/v1/chat/completions", chat(), RESUMABLE)
 WEB, OTHER = "Authorization: Bearer sk-w3b", "Authorization: Bearer sk-0th3r"
@@ -50,9 +56,7 @@ async def started(model: Model, client: RawClient, words: str, *headers: str) ->
 async def left(gateway: Served, client: RawClient) -> None:
     """The client leaves, and the gateway has seen it."""
     client.leave()
-    async with asyncio.timeout(5):
-        while not gateway.gateway._streams.store._alone:
-            await asyncio.sleep(0.001)
+    await alone(gateway)
 
 
 async def followed(gateway: Served, id: str, *headers: str, query: str = "") -> RawAnswer:
@@ -104,7 +108,7 @@ async def test_an_answer_in_one_piece_has_no_name(status: int, tmp_path: Path) -
     script = answering(answer(status, b'{"choices":[]}'))
     async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
         got = await ask(gateway.port, ASKING)
-        assert gateway.gateway._streams.store.live() == []
+        assert store_of(gateway).live() == []
     assert (got.status, got.body) == (status, b'{"choices":[]}')
     assert "x-penstock-stream" not in got.headers
 
@@ -132,12 +136,15 @@ async def test_a_client_that_left_comes_back_without_a_gap_or_a_double(tmp_path:
 
 
 async def test_nobody_who_comes_back_in_time_is_a_stop(tmp_path: Path) -> None:
-    async with world(tmp_path, "{detach: 50ms}") as (model, gateway):
+    async with world(tmp_path, "{detach: 60s}") as (model, gateway):
         async with raw_client(gateway.port) as client:
             id = await started(model, client, "a")
             await left(gateway, client)
+        pass_time(gateway, 30)
         assert not gateway.records
-        async with asyncio.timeout(1):
+        assert len(store_of(gateway).live()) == 1
+        pass_time(gateway, 60)
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
         record = await gateway.record()
         got = await followed(gateway, id, query="?after=1")
@@ -150,7 +157,7 @@ async def test_delete_stops_it_and_tells_who_follows(tmp_path: Path) -> None:
     async with world(tmp_path) as (model, gateway), raw_client(gateway.port) as client:
         id = await started(model, client, "a")
         stopped = await ask(gateway.port, get(f"/v1/streams/{id}", method="DELETE"), "DELETE")
-        async with asyncio.timeout(0.1):
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
         rest = await client.reader.readuntil(LAST_CHUNK)
         again = await ask(gateway.port, get(f"/v1/streams/{id}", method="DELETE"), "DELETE")
@@ -197,7 +204,7 @@ async def test_a_stream_is_its_keys(tmp_path: Path) -> None:
 
 async def test_what_cannot_be_had_is_refused_with_a_status(tmp_path: Path) -> None:
     async with world(tmp_path) as (model, gateway), raw_client(gateway.port) as client:
-        store = gateway.gateway._streams.store
+        store = store_of(gateway)
         store.limits = type(store.limits)(30, 120, frames=2)
         id = await started(model, client, "a b c d")
         model.stop()
@@ -215,12 +222,16 @@ async def test_what_cannot_be_had_is_refused_with_a_status(tmp_path: Path) -> No
 
 
 async def test_after_its_time_it_is_not_found(tmp_path: Path) -> None:
-    async with world(tmp_path, "{replay: 30ms}") as (model, gateway), raw_client(gateway.port) as client:
+    async with world(tmp_path, "{replay: 60s}") as (model, gateway), raw_client(gateway.port) as client:
         id = await started(model, client, "a")
         model.stop()
         await client.reader.readuntil(LAST_CHUNK)
-        await asyncio.sleep(0.06)
+        await gateway.record()
+        pass_time(gateway, 30)
+        there = await followed(gateway, id)
+        pass_time(gateway, 60)
         got = await followed(gateway, id)
+    assert (there.status, words(there.body)) == (200, "a")
     assert (got.status, code_of(got)) == (404, "stream_not_found")
 
 
@@ -350,11 +361,11 @@ async def test_a_slow_follower_gets_everything_and_holds_little(tmp_path: Path) 
         id = re.search(rb"x-penstock-stream: (\S+)", head)[1].decode()  # type: ignore[index]
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(0.2)
-        held = gateway.gateway._streams.store._held_bytes
+        held = store_of(gateway)._held_bytes
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         async with asyncio.timeout(20):
             body = await client.reader.readuntil(LAST_CHUNK)
-        assert gateway.gateway._streams.store.find(id, None).numbered.head == 302
+        assert store_of(gateway).find(id, None).numbered.head == 302
     assert ids(body) == list(range(1, 303))
     assert held <= 9 * 1024 * 1024
 
@@ -365,7 +376,7 @@ async def test_nothing_is_left_when_the_gateway_stops(tmp_path: Path) -> None:
             await started(model, client, "a")
             await left(gateway, client)
         await gateway.gateway.stop()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_S):
             await model.left.wait()
         record = await gateway.record()
     assert record.end_state is EndState.CLIENT_CLOSED
@@ -408,7 +419,226 @@ async def test_a_client_that_leaves_before_there_is_an_answer_takes_its_request_
         await client.send(ASKING)
         await asked.wait()
         client.leave()
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(PATIENCE_S):
             await closed.wait()
         record = await gateway.record()
     assert record.end_state is EndState.CLIENT_CLOSED
+
+
+# ---- routes that keep every stream ----
+
+KEEPS = ("on_disconnect: {keep: 2m}",)
+PLAIN = post("/v1/chat/completions", chat())
+
+
+async def begun_by(model: Model, client: RawClient, request: bytes) -> str:
+    """A stream that was begun by this request and has said `a`; its id."""
+    await client.send(request)
+    model.say("a")
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    await client.reader.readuntil(b'"a"}')
+    return re.search(rb"x-penstock-stream: (\S+)", head)[1].decode()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("asked", [PLAIN, ASKING])
+async def test_a_route_that_keeps_goes_on_for_whoever_comes_back(asked: bytes, tmp_path: Path) -> None:
+    async with world(tmp_path, "{detach: 5s}", route=KEEPS) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await begun_by(model, client, asked)
+            await left(gateway, client)
+        pass_time(gateway, 60)
+        model.say("b")
+        async with raw_client(gateway.port) as back:
+            await back.send(get(f"/v1/streams/{id}", "Last-Event-ID: 1"))
+            await back.reader.readuntil(b'"b"}')
+            pass_time(gateway, 3600)  # as long as somebody follows
+            model.stop()
+            rest = await back.reader.readuntil(LAST_CHUNK)
+        records = [await gateway.record(0), await gateway.record(1)]
+        assert gateway.gateway._relay.in_flight() == {}
+    assert ids(rest) == [3, 4]
+    [record] = [each for each in records if each.path == "/v1/chat/completions"]
+    assert (record.status, record.end_state, record.events) == (200, EndState.COMPLETED, 3)
+
+
+async def test_who_does_not_come_back_to_it_in_time_has_left(tmp_path: Path) -> None:
+    async with world(tmp_path, route=KEEPS) as (model, gateway), raw_client(gateway.port) as client:
+        await begun_by(model, client, PLAIN)
+        await left(gateway, client)
+        pass_time(gateway, 90)
+        assert len(store_of(gateway).live()) == 1
+        assert not gateway.records
+        pass_time(gateway, 120)
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+        record = await gateway.record()
+        assert gateway.gateway._relay.in_flight() == {}
+        told = await gateway.gateway._exposition()
+    assert (record.status, record.end_state) == (499, EndState.CLIENT_CLOSED)
+    assert len(gateway.records) == 1
+    assert 'penstock_client_disconnects_total{route="m",phase="stream"} 1' in told
+    assert 'outcome="client_closed"} 1' in told
+
+
+async def test_a_stream_that_ends_while_nobody_listens_has_completed(tmp_path: Path) -> None:
+    async with world(tmp_path, route=KEEPS) as (model, gateway), raw_client(gateway.port) as client:
+        id = await begun_by(model, client, PLAIN)
+        await left(gateway, client)
+        model.say("b")
+        model.stop()
+        record = await gateway.record()
+        pass_time(gateway, 60)
+        got = await followed(gateway, id, "Last-Event-ID: 1")
+    assert record.end_state is EndState.COMPLETED
+    assert (words(got.body), ids(got.body)) == ("b", [2, 3, 4])
+
+
+async def test_alone_it_keeps_its_place_at_its_route(tmp_path: Path) -> None:
+    route = (*KEEPS, "limits: {streams: 1, queue: 0}")
+    async with world(tmp_path, route=route) as (model, gateway), raw_client(gateway.port) as client:
+        id = await begun_by(model, client, PLAIN)
+        await left(gateway, client)
+        relay = gateway.gateway._relay
+        [place] = relay.table.routes
+        held = (relay.in_flight()["m"], place.replicas[0].in_flight, place.limiter.in_flight)
+        full = await ask(gateway.port, PLAIN)
+        model.stop()
+        await followed(gateway, id)
+        left_over = (relay.in_flight()["m"], place.replicas[0].in_flight, place.limiter.in_flight)
+    assert (held, full.status, left_over) == ((1, 1, 1), 429, (0, 0, 0))
+
+
+async def test_a_follower_that_leaves_leaves_it_alone_for_as_long_again(tmp_path: Path) -> None:
+    async with world(tmp_path, route=KEEPS) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await begun_by(model, client, PLAIN)
+            await left(gateway, client)
+        pass_time(gateway, 90)
+        async with raw_client(gateway.port) as back:
+            await back.send(get(f"/v1/streams/{id}"))
+            await back.reader.readuntil(b'"a"}')
+            await left(gateway, back)
+        pass_time(gateway, 90)
+        assert len(store_of(gateway).live()) == 1
+        pass_time(gateway, 120)
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+
+
+async def test_a_follower_that_is_gone_before_it_has_begun_leaves_it_alone_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, route=KEEPS) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await begun_by(model, client, PLAIN)
+            await left(gateway, client)
+        api = gateway.gateway._streams_api
+        find = api._find
+
+        def find_and_lose(request: web.Request) -> KeptStream:
+            assert request.transport is not None
+            request.transport.abort()
+            return find(request)
+
+        monkeypatch.setattr(api, "_find", find_and_lose)
+        async with raw_client(gateway.port) as back:
+            await back.send(get(f"/v1/streams/{id}"))
+            await gateway.record()
+        await alone(gateway)
+        pass_time(gateway, 120)
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+
+
+UNKEPT: dict[str, tuple[dict[str, object], tuple[bytes, ...]]] = {
+    "an answer in one piece": ({"stream": False}, (answer(200, b"x" * 1000)[:-1],)),
+    "a large one": ({"stream": False}, (answer(200, b"x" * 1_000_000)[:-1],)),
+    "bytes that are no events": (
+        {"stream": True},
+        (b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nTransfer-Encoding: chunked\r\n\r\n", chunk(b"x" * 1000)),
+    ),
+    "nothing yet": ({"stream": True}, ()),
+}
+
+
+@pytest.mark.parametrize("case", UNKEPT)
+async def test_what_is_no_stream_of_events_goes_with_its_client_whatever_the_route_says(
+    case: str, tmp_path: Path
+) -> None:
+    members, pieces = UNKEPT[case]
+    sent, closed = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(*pieces)
+        sent.set()
+        await peer.closed()
+        closed.set()
+
+    async with (
+        scripted_upstream(script) as upstream,
+        served(one_route(upstream.url, *KEEPS), tmp_path) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        await client.send(post("/v1/chat/completions", {**chat(), **members}))
+        await sent.wait()
+        if case == "bytes that are no events":
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert b"x-penstock-stream" not in head
+        client.leave()
+        async with asyncio.timeout(PATIENCE_S):
+            await closed.wait()
+        record = await gateway.record()
+        assert store_of(gateway).live() == []
+    assert (record.status, record.end_state) == (499, EndState.CLIENT_CLOSED)
+
+
+@pytest.mark.parametrize("path", ["/v1/ws", "/v1/responses"])
+async def test_a_socket_whose_streams_have_no_names_takes_its_request_along_whatever_the_route_says(
+    path: str, tmp_path: Path
+) -> None:
+    started, closed = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK_EVENTS, chunk(content("a")))
+        started.set()
+        await peer.closed()
+        closed.set()
+
+    async with (
+        scripted_upstream(script) as upstream,
+        served(one_route(upstream.url, *KEEPS), tmp_path) as gateway,
+        websockets.connect(gateway.ws_url + path, compression=None) as socket,
+    ):
+        asked = {"type": "response.create", "model": "m", "input": "hi"} if path == "/v1/responses" else chat()
+        await socket.send(json.dumps(asked))
+        await started.wait()
+        socket.transport.abort()
+        async with asyncio.timeout(PATIENCE_S):
+            await closed.wait()
+        assert store_of(gateway).live() == []
+
+
+# ---- silence ----
+
+
+@pytest.mark.parametrize(("said", "keepalive_s"), [("20ms", 0.02), ("none", None)])
+async def test_a_follower_hears_signs_of_life_as_often_as_the_route_says(
+    said: str, keepalive_s: float | None, tmp_path: Path
+) -> None:
+    async with world(tmp_path, route=(f"keepalive: {said}",)) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await started(model, client, "a")
+            await left(gateway, client)
+        kept = store_of(gateway).find(id, None)
+        async with raw_client(gateway.port) as back:
+            await back.send(get(f"/v1/streams/{id}"))
+            await back.reader.readuntil(b'"a"}')
+            if keepalive_s is not None:
+                await back.reader.readuntil(b": ping\n")
+            model.stop()
+            rest = await back.reader.readuntil(LAST_CHUNK)
+    assert kept.keepalive_s == keepalive_s
+    assert rest.replace(b": ping\n", b"").count(b"\n\n") >= 2
+    assert said != "none" or b"ping" not in rest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.telemetry.record import EndState
+from tests.support.passing_time import PATIENCE_S, alone, pass_time, store_of
 from tests.support.raw_client import ask, get, post, raw_client
 from tests.support.served import one_route, served
 from tests.support.stages import lines, stage
@@ -29,11 +31,12 @@ from tests.support.upstream import (
     event,
     scripted_upstream,
 )
+from tests.support.word_by_word import Model, world
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.raw_client import RawAnswer
+    from tests.support.raw_client import RawAnswer, RawClient
 
 PATHS = ("/stream/v1/chat", "/stream/v1/toolchain")
 ONE, TWO = content("one"), content("two")
@@ -181,14 +184,14 @@ async def test_transcript(case: str, at_once: bool, tmp_path: Path) -> None:
     assert (record.status, record.end_state) == (200, ends.get(case, EndState.COMPLETED))
 
 
-async def test_bytes_that_are_no_utf8_pass_as_they_are(tmp_path: Path) -> None:
+async def test_bytes_that_are_no_utf8_are_replaced_as_every_reader_of_events_does_it(tmp_path: Path) -> None:
     bad = event(b'{"choices":[{"delta":{"content":"\xff"}}]}')
     async with (
         scripted_upstream(streaming(ONE, bad, STOP, DONE)) as upstream,
         served(one_route(upstream.url), tmp_path) as gateway,
     ):
         got = await asked(gateway.port)
-    assert b'data: {"stage_id":"s","chunk":' + bad[6:-2] + b"}\n\n" in got.body
+    assert b'data: {"stage_id":"s","chunk":' + bad[6:-2].replace(b"\xff", b"\xef\xbf\xbd") + b"}\n\n" in got.body
 
 
 async def test_a_connection_that_is_reset_is_told_as_the_last_event(tmp_path: Path) -> None:
@@ -516,10 +519,154 @@ async def test_a_client_that_leaves_closes_its_upstream(phase: str, reset: bool,
             if phase == "a stream":
                 await client.reader.readuntil(b"}\n\n")
             client.leave(reset=reset)
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(PATIENCE_S):
                 await closed.wait()
         record = await gateway.record()
     assert (record.status, record.end_state, record.path) == (499, EndState.CLIENT_CLOSED, path)
+
+
+# ---- stages that are followed, stopped, and come back to ----
+
+
+WANTS = "x-penstock-resumable: true"
+KEEPS = "on_disconnect: {keep: 2m}"
+
+
+async def begun(model: Model, client: RawClient, *headers: str) -> str:
+    """A stage that has said `a`; its stream's id."""
+    await client.send(post(STREAM, stage(), *headers))
+    model.say("a")
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    await client.reader.readuntil(b'"a"}')
+    return re.search(rb"x-penstock-stream: (\S+)", head)[1].decode()  # type: ignore[index]
+
+
+async def followed(port: int, id: str, *headers: str) -> RawAnswer:
+    return await ask(port, get(f"/v1/streams/{id}", *headers), "GET")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_stage_has_a_name_under_which_all_of_it_can_be_had_again(path: str, tmp_path: Path) -> None:
+    async with (
+        scripted_upstream(streaming(ROLE, ONE, content("über"), STOP, DONE)) as upstream,
+        served(one_route(upstream.url), tmp_path) as gateway,
+    ):
+        got = await asked(gateway.port, path)
+        id = got.headers["x-penstock-stream"]
+        again = await followed(gateway.port, id)
+        rest = await followed(gateway.port, id, "Last-Event-ID: s-chunk-2")
+        nothing = await followed(gateway.port, id, "Last-Event-ID: s-chunk-4")
+        [record, *_] = gateway.records
+    assert (again.status, again.body) == (200, got.body)
+    assert rest.body == got.body[got.body.index(b"id: s-chunk-3") :]
+    assert nothing.status == 204
+    assert again.headers["x-penstock-stream"] == id
+    assert (record.end_state, record.bytes_out > len(got.body)) == (EndState.COMPLETED, True)
+
+
+async def test_a_tools_rounds_can_be_had_again_too(tmp_path: Path) -> None:
+    config = with_quick_tools(one_route("demo://?interval=0ms", "tools: [bench]"))
+    async with served(config, tmp_path) as gateway:
+        got = await asked(gateway.port, PATHS[1], user_prompt="Use the tool, please.", synthesis=True)
+        again = await followed(gateway.port, got.headers["x-penstock-stream"])
+    kinds = [line.split(" ")[0] for line in lines(got.body)]
+    assert {"chat_completion_chunk", "tool_summary", "tool_completion_chunk", "done"} <= set(kinds)
+    assert again.body == got.body
+
+
+@pytest.mark.parametrize("case", TRANSCRIPTS)
+async def test_what_was_told_is_told_again_to_the_byte(case: str, tmp_path: Path) -> None:
+    script = answering_once(OK_EVENTS, chunk(TRANSCRIPTS[case][0]), LAST_CHUNK)
+    async with scripted_upstream(script) as upstream, served(one_route(upstream.url), tmp_path) as gateway:
+        got = await asked(gateway.port)
+        again = await followed(gateway.port, got.headers["x-penstock-stream"])
+    assert again.body == got.body
+
+
+@pytest.mark.parametrize(("headers", "route"), [((WANTS,), ()), ((), (KEEPS,)), ((WANTS,), (KEEPS,))])
+async def test_a_client_that_left_a_stage_comes_back_to_it(
+    headers: tuple[str, ...], route: tuple[str, ...], tmp_path: Path
+) -> None:
+    async with world(tmp_path, route=route) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await begun(model, client, *headers)
+            client.leave()
+            await alone(gateway)
+        pass_time(gateway, 60 if route else 10)
+        model.say("b")
+        model.stop()
+        got = await followed(gateway.port, id, "Last-Event-ID: s-chunk-0")
+        records = [await gateway.record(0), await gateway.record(1)]
+    assert lines(got.body, first=1) == [*chunks(content("b"), STOP), "done {}"]
+    [record] = [each for each in records if each.path == STREAM]
+    assert (record.status, record.end_state, record.transport) == (200, EndState.COMPLETED, "sse")
+
+
+async def test_nobody_who_comes_back_to_a_stage_in_time_is_a_cancel(tmp_path: Path) -> None:
+    async with world(tmp_path, route=(KEEPS,)) as (model, gateway):
+        async with raw_client(gateway.port) as client:
+            id = await begun(model, client)
+            client.leave()
+            await alone(gateway)
+        pass_time(gateway, 120)
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+        record = await gateway.record()
+        got = await followed(gateway.port, id, "Last-Event-ID: s-chunk-0")
+    assert (record.status, record.end_state) == (499, EndState.CLIENT_CLOSED)
+    assert lines(got.body, first=1) == ["cancel {}"]
+
+
+async def test_a_stage_can_be_stopped_from_elsewhere_and_says_so(tmp_path: Path) -> None:
+    async with world(tmp_path) as (model, gateway), raw_client(gateway.port) as client:
+        id = await begun(model, client)
+        stopped = await ask(gateway.port, get(f"/v1/streams/{id}", method="DELETE"), "DELETE")
+        rest = await client.reader.readuntil(LAST_CHUNK)
+        async with asyncio.timeout(PATIENCE_S):
+            await model.left.wait()
+        records = [await gateway.record(0), await gateway.record(1)]
+    assert stopped.status == 204
+    assert b'id: s-chunk-1\nevent: cancel\ndata: {"stage_id":"s"}\n\n' in rest
+    assert {each.path: each.end_state for each in records}[STREAM] is EndState.CLIENT_CLOSED
+
+
+async def test_a_stage_that_was_taken_over_is_the_new_followers(tmp_path: Path) -> None:
+    async with world(tmp_path) as (model, gateway), raw_client(gateway.port) as first:
+        id = await begun(model, first)
+        async with raw_client(gateway.port) as second:
+            await second.send(get(f"/v1/streams/{id}", "Last-Event-ID: s-chunk-0"))
+            rest = await first.reader.readuntil(LAST_CHUNK)
+            model.say("b")
+            await second.reader.readuntil(b'"b"}')
+            assert len(store_of(gateway).live()) == 1
+            second.leave()
+            async with asyncio.timeout(PATIENCE_S):
+                await model.left.wait()
+    assert b"event: error\n" in rest
+    assert b"id:" not in rest
+
+
+async def test_a_stage_that_began_late_is_kept_under_the_name_it_was_given(tmp_path: Path) -> None:
+    pinged = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await pinged.wait()
+        await peer.send(OK_EVENTS, chunk(ONE + STOP + DONE), LAST_CHUNK)
+
+    async with (
+        scripted_upstream(script) as upstream,
+        served(one_route(upstream.url, KEEPALIVE), tmp_path) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        await client.send(post(STREAM, stage()))
+        head = await client.reader.readuntil(b": ping\n")
+        pinged.set()
+        rest = await client.reader.readuntil(LAST_CHUNK)
+        id = re.search(rb"x-penstock-stream: (\S+)", head)[1].decode()  # type: ignore[index]
+        again = await followed(gateway.port, id)
+    assert b"id: s-chunk-0\n" in rest
+    assert lines(again.body) == [*chunks(ONE, STOP), "done {}"]
 
 
 async def test_a_drain_ends_an_open_stage_with_cancel_and_refuses_new_ones(tmp_path: Path) -> None:
@@ -531,18 +678,22 @@ async def test_a_drain_ends_an_open_stage_with_cancel_and_refuses_new_ones(tmp_p
     async with scripted_upstream(script) as upstream:
         async with served(one_route(upstream.url, server="port: 0\ndrain: 50ms"), tmp_path) as gateway:
             async with raw_client(gateway.port) as client, raw_client(gateway.port) as other:
+                await other.send(get("/v1/models"))  # so that the gateway waits for nothing more from it
+                await other.answer("GET")
                 await client.send(post(PATHS[0], stage()))
                 head = await client.reader.readuntil(b'"one"')
                 draining = asyncio.create_task(gateway.gateway.drain())
-                await asyncio.sleep(0)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not gateway.gateway._relay.draining:
+                        await asyncio.sleep(0.001)
                 await other.send(post(PATHS[0], stage()))
                 refused = await other.answer()
                 await draining
                 rest = await client.reader.readuntil(b"0\r\n\r\n")
-            record = await gateway.record(1)
+            records = [await gateway.record(number) for number in range(3)]
     assert head.count(b"event: ") == 1
     assert b'id: s-chunk-1\nevent: cancel\ndata: {"stage_id":"s"}\n\n' in rest
-    assert record.end_state is EndState.DRAINED
+    assert [each.end_state for each in records if each.status == 200 and each.path == STREAM] == [EndState.DRAINED]
     assert refused.status == 503
     assert refused.headers["retry-after"] == "1"
     assert "shutting down" in str(detail(refused))

@@ -15,6 +15,7 @@ from proxy.downstream.tool_chats import leaves_tools_to_us
 from proxy.request import ProxyRequest, RequestBody
 from proxy.telemetry.record import EndState
 from proxy.wire.sse import Parser
+from tests.support.mux import content_of, mux
 from tests.support.raw_client import ask, chat, post, raw_client
 from tests.support.served import one_route, served
 from tests.support.tool_rounds import call, calls, piece, rounds_script, said, streamed, texts, whole
@@ -300,3 +301,75 @@ async def test_a_cancel_on_a_socket_stops_the_tool(tmp_path: Path) -> None:
             await noted(notes, "cancelled")
             record = await gateway.record()
     assert (record.end_state, record.rounds, record.tool_calls) == (EndState.CLIENT_CLOSED, 1, 1)
+
+
+# ---- over mux ----
+
+
+async def test_over_mux_the_tools_are_run_too_and_the_end_has_the_sum(tmp_path: Path) -> None:
+    async with gateway_of(tmp_path, *ROUNDS) as (gateway, upstream), mux(gateway) as client:
+        await client.start(body=chat(tools="gateway"))
+        accepted, *frames, done = await client.ended()
+        record = await gateway.record()
+        first, second = (json.loads(request.body) for request in upstream.requests)
+    assert accepted["type"] == "accepted"
+    assert "".join(content_of(frames)) == "Let me see. It said hello."
+    assert [frame["seq"] for frame in [*frames, done]] == list(range(1, len(frames) + 2))
+    assert "tool_calls" not in json.dumps(frames)
+    assert done["data"]["usage"] == {"prompt_tokens": 20, "completion_tokens": 4}
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["echo", "hold"]
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "tool"]
+    assert (record.status, record.end_state, record.dialect) == (200, EndState.COMPLETED, "mux")
+    assert (record.rounds, record.tool_calls, record.attempts, record.tokens_in) == (2, 1, 2, 20)
+
+
+async def test_over_mux_counts_that_are_only_estimated_are_not_told(tmp_path: Path) -> None:
+    async with gateway_of(tmp_path, streamed(texts("Hello."))) as (gateway, _), mux(gateway) as client:
+        await client.start(body=chat(tools="gateway"))
+        *_, done = await client.ended()
+        record = await gateway.record()
+    assert "usage" not in done["data"]
+    assert record.tokens_estimated
+
+
+async def test_over_mux_a_whole_answer_is_one_result(tmp_path: Path) -> None:
+    rounds = (whole("Let me see. ", ECHO), whole("It said hello."))
+    async with gateway_of(tmp_path, *rounds) as (gateway, _), mux(gateway) as client:
+        await client.start(body={**chat(tools="gateway"), "stream": False})
+        _, result, done = await client.ended()
+        record = await gateway.record()
+    assert result["type"] == "result"
+    assert "It said hello." in result["data"]["result"]["choices"][0]["message"]["content"]
+    assert done["type"] == "done"
+    assert (record.end_state, record.rounds, record.tool_calls) == (EndState.COMPLETED, 2, 1)
+
+
+async def test_over_mux_a_cancel_stops_the_tool_that_runs(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    async with gateway_of(tmp_path, streamed(calls(call("hold"))), words=(f"notes={notes}",)) as (gateway, _):
+        async with mux(gateway) as client:
+            await client.start(body=chat(tools="gateway"))
+            await noted(notes, "hold")
+            await client.say("cancel", rid="r1")
+            *_, cancelled = await client.ended()
+            record = await gateway.record()
+    assert (cancelled["type"], cancelled["data"]["reason"]) == ("cancel", "client")
+    assert (record.end_state, record.rounds) == (EndState.CLIENT_CLOSED, 1)
+
+
+async def test_over_mux_a_route_without_tools_says_so(tmp_path: Path) -> None:
+    async with gateway_of(tmp_path, settings=()) as (gateway, upstream), mux(gateway) as client:
+        await client.start(body=chat(tools="gateway"))
+        [error] = await client.ended()
+        assert upstream.requests == []
+    assert (error["status"], error["data"]["error"]["param"]) == (400, "tools")
+
+
+async def test_over_mux_a_refusal_of_the_first_round_keeps_its_status(tmp_path: Path) -> None:
+    refusal = answer(429, b'{"error":{"message":"slow down","code":"busy"}}', b"Retry-After: 3")
+    async with gateway_of(tmp_path, refusal) as (gateway, _), mux(gateway) as client:
+        await client.start(body=chat(tools="gateway"))
+        [error] = await client.ended()
+        record = await gateway.record()
+    assert (error["status"], error["retry_after_ms"], error["data"]["error"]["code"]) == (429, 3000, "busy")
+    assert (record.status, record.end_state) == (429, EndState.UPSTREAM_REJECTED)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 import websockets
 from websockets.frames import Frame, Opcode
 
+from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.downstream.websocket import BARE_PATHS
 from proxy.telemetry.record import EndState
 from tests.support.raw_client import chat, get, raw_client
-from tests.support.served import one_route, served
+from tests.support.served import Served, one_route, served
 from tests.support.upstream import LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
 
 if TYPE_CHECKING:
@@ -156,3 +160,55 @@ async def test_a_header_of_any_bytes_does_not_keep_a_client_out(value: bytes, tm
         async with asyncio.timeout(5):
             assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
             assert await client.reader.readuntil(b"[DONE]")
+
+
+DIALECTS = {"bare": ("/v1/ws", None), "mux": ("/v1/ws", "llm-mux.v1"), "responses": ("/v1/responses", None)}
+
+
+def dialled(gateway: Served, dialect: str) -> websockets.connect:
+    path, subprotocol = DIALECTS[dialect]
+    offered = [websockets.Subprotocol(subprotocol)] if subprotocol else None
+    return websockets.connect(gateway.ws_url + path, subprotocols=offered, max_size=None)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_fault_of_ours_closes_with_1011_and_is_logged(
+    dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_log: pytest.LogCaptureFixture
+) -> None:
+    def broken(outlet: object) -> bool:
+        raise RuntimeError("a canary in the mine")
+
+    monkeypatch.setattr(SpokenOutlet, "clogged", property(broken))
+    async with served(DEMO, tmp_path) as gateway, dialled(gateway, dialect) as socket:
+        await socket.send("{}")
+        async with asyncio.timeout(5):
+            with suppress(websockets.ConnectionClosedError):
+                async for frame in socket:
+                    assert "canary" not in str(frame)
+        assert (socket.close_code, socket.close_reason) == (1011, "internal_error")
+        await gateway.record()
+        assert EndState.ERROR in {record.end_state for record in gateway.records}
+    assert "a canary in the mine" in quiet_log.text
+    quiet_log.clear()
+
+
+@pytest.mark.parametrize("dialect", ["bare", "mux"])
+async def test_an_idle_session_does_not_hold_its_last_message(dialect: str, tmp_path: Path) -> None:
+    size = 8 << 20
+    body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": "\U0001f30a" + "x" * size}]})
+    message = f'{{"type":"start","rid":"r1","path":"/v1/x","body":{body}}}' if dialect == "mux" else body
+    async with served(DEMO, tmp_path) as gateway, dialled(gateway, dialect) as socket:
+        await socket.send("{}")
+        await socket.recv()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await socket.send(message)
+            while json.loads(await socket.recv()).get("status") != 404:
+                pass
+            await gateway.record(dialect == "bare")
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held < size // 2

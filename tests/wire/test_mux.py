@@ -8,6 +8,8 @@ import pytest
 
 from proxy.wire.mux import (
     DEFAULT_WINDOW,
+    LONGEST_REWRITTEN,
+    MOST_RESUMED,
     Ack,
     Auth,
     BadMessage,
@@ -131,3 +133,24 @@ def test_a_refusal_knows_what_it_is_about_where_that_can_be_told(text: str, rid:
 
 def test_a_credential_does_not_print() -> None:
     assert "sk-1" not in repr(parse_message('{"type":"init","auth":{"bearer":"sk-1"}}'))
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00"])
+def test_what_would_take_long_to_read_is_refused(half: str) -> None:
+    body = f'{{"model":"m","prompt":"{half}{"x" * LONGEST_REWRITTEN}"}}'
+    with pytest.raises(BadMessage) as refused:
+        parse_message(f'{{"type":"start","rid":"r1","path":"/v1/x","body":{body}}}')
+    assert "half a surrogate pair" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        {"resume": [{"rid": "r1", "stream": "s_x"}] * (MOST_RESUMED + 1)},
+        {"features": ["ack"] * 33},
+    ],
+)
+def test_an_init_is_no_longer_than_anybody_needs(init: dict[str, object]) -> None:
+    with pytest.raises(BadMessage) as refused:
+        parse_message(json.dumps({"type": "init", **init}))
+    assert next(iter(init)) in refused.value.message
