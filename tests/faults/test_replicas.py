@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tests.support.cable import Cable, laid_cable
-from tests.support.clients import Seen, over_sse
+from tests.support.clients import Seen
+from tests.support.dialects import SSE, ask
 from tests.support.served import Served, served
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, Peer, chunk, content, scripted_upstream
 
@@ -58,7 +59,7 @@ class Load:
 
     async def _ask(self) -> None:
         while True:
-            self.seen.append(await over_sse(self._gateway))
+            self.seen.append(await ask(self._gateway, SSE))
 
 
 def whole(seen: Seen) -> bool:

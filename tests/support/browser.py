@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from contextlib import asynccontextmanager
@@ -65,6 +66,23 @@ class WatchedPage:
         """Keeps what is to be seen as `tests/artefacts/<name>.png`, for people to look at."""
         ARTEFACTS.mkdir(exist_ok=True)
         await self.page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+    @asynccontextmanager
+    async def hung(self) -> AsyncIterator[None]:
+        """Within, no script of the page runs, as in one that hangs; so it takes nothing from its sockets, either."""
+        debugger = await self.page.context.new_cdp_session(self.page)
+        stands = asyncio.Event()
+        debugger.on("Debugger.paused", lambda _: stands.set())
+        await debugger.send("Debugger.enable")
+        await debugger.send("Debugger.pause")
+        ran_into_it = asyncio.create_task(self.page.evaluate("0"))  # it stands at the next script
+        try:
+            await stands.wait()
+            yield
+        finally:
+            await debugger.send("Debugger.resume")
+            await ran_into_it
+            await debugger.detach()
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

@@ -16,6 +16,8 @@ class Cable:
         self._ends: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
+        self._joined = 0
+        self._swallowed = 0  # of all that were joined, so many carry nothing any more
         self.lines = 0
 
     @property
@@ -33,20 +35,29 @@ class Cable:
             end.transport.abort()
         self._ends.clear()
 
+    def swallow(self) -> None:
+        """The connections now open carry nothing more, not even their end: as where a machine slept, or a router forgot
+        them. New ones are as ever."""
+        self._swallowed = self._joined
+
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
         self._ends |= {writer, far_writer}
+        self._joined += 1
+        number = self._joined
         self.lines += 1
-        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+        await asyncio.gather(self._carry(number, reader, far_writer), self._carry(number, far_reader, writer))
         self.lines -= 1
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
-                writer.write(data)
+                if number > self._swallowed:
+                    writer.write(data)
         except ConnectionError:
             pass
-        writer.transport.abort()
+        if number > self._swallowed:
+            writer.transport.abort()
 
 
 @asynccontextmanager

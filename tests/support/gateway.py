@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 READY = "penstock listening on "
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 10.0
 
 
@@ -32,22 +32,27 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(routes_yaml: str, tmp_path: Path, *args: str) -> AsyncIterator[RunningGateway]:
-    """Run `penstock serve --port 0` on this configuration until the block ends; then SIGTERM, at last SIGKILL."""
+async def running_gateway(
+    routes_yaml: str, tmp_path: Path, *args: str, module: str = "proxy"
+) -> AsyncIterator[RunningGateway]:
+    """Run `penstock serve --port 0` on this configuration until the block ends; then SIGTERM, at last SIGKILL.
+    `module` is what Python runs as the command."""
     configuration = tmp_path / "routes.yaml"
     configuration.write_text(routes_yaml, encoding="utf-8")
-    async with running_file(configuration, tmp_path, *args) as gateway:
+    async with running_file(configuration, tmp_path, *args, module=module) as gateway:
         yield gateway
 
 
 @asynccontextmanager
-async def running_file(configuration: Path, tmp_path: Path, *args: str, **env: str) -> AsyncIterator[RunningGateway]:
+async def running_file(
+    configuration: Path, tmp_path: Path, *args: str, module: str = "proxy", **env: str
+) -> AsyncIterator[RunningGateway]:
     """The same with a file that is there already, and these variables besides the environment's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     log_file = tmp_path / "gateway.log"
     with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "-c", str(configuration), "--port", "0", *args),
+            *(sys.executable, "-m", module, "serve", "-c", str(configuration), "--port", "0", *args),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             env={**kept, **env},

@@ -20,11 +20,11 @@ TIERS = (  # a room may import from its own line and the ones before it
     ("wire", "protocols", "request", "config"),
     ("routing", "access", "telemetry", "translation", "streams"),
     ("upstream", "toolchain"),
-    ("admission", "fallback", "relay", "realtime"),
+    ("admission", "fallback", "continuation", "relay", "realtime"),
     ("downstream", "reload"),
-    ("loop_lag", "app"),
-    ("serving",),
-    ("worker_metrics", "workers", "__main__"),
+    ("loop_lag", "ports", "listener", "policies", "operations", "app"),
+    ("systemd", "overseer", "serving"),
+    ("alone", "lines", "signals", "worker_metrics", "supervisor", "workers", "__main__"),
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 NEVER_MEET = ({"upstream", "downstream"},)

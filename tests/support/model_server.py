@@ -29,10 +29,16 @@ STOP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ModelServer:
-    """A server that runs: `url` is its root (http://127.0.0.1:PORT), `model` the one name it accepts."""
+    """A server that runs: `url` is its root (http://127.0.0.1:PORT), `model` the one name it accepts, `group` its
+    processes'."""
 
     url: str
     model: str
+    group: int
+
+    def kill(self) -> None:
+        """End it as a crash would: no connection is closed in any order."""
+        os.killpg(self.group, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +66,10 @@ def tiny_model() -> Path:
 
 
 @contextmanager
-def running_model_server(model: Path, log: Path) -> Iterator[ModelServer]:
-    """Serve `model` on a free loopback port, in a process group of its own; what it says goes to the file `log`."""
-    port = _free_port()
+def running_model_server(model: Path, log: Path, port: int | None = None) -> Iterator[ModelServer]:
+    """Serve `model` on this or on a free loopback port, in a process group of its own; what it says goes to the file
+    `log`."""
+    port = port or _free_port()
     options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     command = [str(PROGRAMS / "transformers"), "serve", str(model), *options]
     with log.open("wb") as output:
@@ -71,7 +78,7 @@ def running_model_server(model: Path, log: Path) -> Iterator[ModelServer]:
         )
     try:
         _wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
-        yield ModelServer(f"http://127.0.0.1:{port}", str(model))
+        yield ModelServer(f"http://127.0.0.1:{port}", str(model), process.pid)
     finally:
         _stop(process)
 

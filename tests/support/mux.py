@@ -11,9 +11,23 @@ from typing import TYPE_CHECKING, Any
 import websockets
 
 from tests.support.raw_client import chat
+from tests.support.served import Served, one_route, served
+from tests.support.upstream import (
+    LAST_CHUNK,
+    OK_EVENTS,
+    Peer,
+    Script,
+    ScriptedUpstream,
+    answering,
+    chunk,
+    content,
+    scripted_upstream,
+)
 
 if TYPE_CHECKING:
-    from tests.support.served import Served
+    from pathlib import Path
+
+    from proxy.telemetry.record import RequestRecord
 
 PATIENCE_S = 5.0
 TERMINALS = ("done", "cancel", "error")
@@ -88,6 +102,41 @@ async def mux(gateway: Served, path: str = "/v1/ws", **connect: Any) -> AsyncIte
     settings = {"max_size": None, "max_queue": None, "close_timeout": 1, "compression": None, **connect}
     async with websockets.connect(gateway.ws_url + path, **{"subprotocols": [dialect], **settings}) as socket:
         yield MuxClient(socket)
+
+
+@asynccontextmanager
+async def mux_session(
+    script: Script, tmp_path: Path, *settings: str, server: str = "port: 0", more: str = ""
+) -> AsyncIterator[tuple[MuxClient, Served, ScriptedUpstream]]:
+    """A mux socket to a gateway whose only replica plays `script`."""
+    async with (
+        scripted_upstream(script) as upstream,
+        served(one_route(upstream.url, *settings, server=server) + more, tmp_path) as gateway,
+        mux(gateway) as client,
+    ):
+        yield client, gateway, upstream
+
+
+async def asked(
+    script: Script, tmp_path: Path, path: str, body: object
+) -> tuple[list[Frame], RequestRecord, dict[str, object]]:
+    """The frames a request gets on such a socket, its record, and what the upstream was asked."""
+    async with mux_session(script, tmp_path) as (client, gateway, upstream):
+        await client.start(path=path, body=body)
+        frames = await client.ended()
+        return frames, await gateway.record(), json.loads(upstream.requests[0].body)
+
+
+def streaming(*events: bytes) -> Script:
+    """Answers with all of these in one read."""
+    return answering(OK_EVENTS, chunk(b"".join(events)), LAST_CHUNK)
+
+
+async def held(peer: Peer) -> None:
+    """One event, and then nothing until the gateway has had enough."""
+    await peer.request()
+    await peer.send(OK_EVENTS, chunk(content("one")))
+    await peer.closed()
 
 
 def content_of(frames: list[Frame]) -> list[str]:

@@ -7,8 +7,11 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import h11
+
+from tests.support import resetting
 
 PATIENCE_S = 30.0
 
@@ -33,7 +36,7 @@ class RawClient:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self, method: str = "POST") -> RawAnswer:
+    async def answer(self, method: str = "POST", patience_s: float = PATIENCE_S) -> RawAnswer:
         """The next answer, to its end (or to the connection's); `method` is what was asked with."""
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method=method, target="/", headers=[("Host", "h"), ("Content-Length", "0")]))
@@ -42,7 +45,7 @@ class RawClient:
             parser.receive_data(self._unread)
             self._unread = b""
         answer = RawAnswer(0, {}, b"", whole=False)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 try:
                     event = parser.next_event()
@@ -70,10 +73,17 @@ class RawClient:
             except ConnectionError:
                 return self._unread
 
+    def pause(self) -> None:
+        """Read no more, and leave what comes in the kernel."""
+        cast("asyncio.Transport", self.writer.transport).pause_reading()
+
+    def resume(self) -> None:
+        cast("asyncio.Transport", self.writer.transport).resume_reading()
+
     def leave(self, *, reset: bool = False) -> None:
         """Close the socket: with FIN, or with RST."""
         if reset:
-            self.writer.transport.abort()
+            resetting.reset(self.writer.transport)
         else:
             self.writer.close()
 

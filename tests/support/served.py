@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from proxy.app import Gateway
 from proxy.config.loader import load
+from proxy.downstream.client_socket import ClientSocket
 from proxy.telemetry.record import RequestRecord
 
 PATIENCE_S = 30.0
@@ -30,6 +32,12 @@ class Served:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def connections(self) -> list[ClientSocket]:
+        """The clients' connections to all ports, as they are read at present."""
+        servers = [runner.server for runner in self.gateway._runners]
+        return [cast("ClientSocket", each) for server in servers if server is not None for each in server.connections]
 
     async def record(self, number: int = 0) -> RequestRecord:
         """The `number`th finished request's record, as soon as there is one."""

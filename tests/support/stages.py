@@ -13,11 +13,11 @@ def stage(**members: object) -> dict[str, Any]:
     return {"stage_id": "s", "model_container": "m", "user_prompt": "hi", **members}
 
 
-def lines(body: bytes, stage_id: str = "s") -> list[str]:
-    """The events of a stage, a line each; their ids must count from 0, and each has the stage's id in its data."""
+def lines(body: bytes, stage_id: str = "s", *, first: int = 0) -> list[str]:
+    """The events of a stage, a line each; their ids must count from `first`, and each has the stage's id in it."""
     parsed = Parser(1 << 24).feed(body)
     said = []
-    for number, event in enumerate(parsed):
+    for number, event in enumerate(parsed, first):
         assert event.id == f"{stage_id}-chunk-{number}".encode()
         said.append(_line(event.type.decode(), json.loads(event.data), stage_id))
     return said

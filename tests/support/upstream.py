@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.support.resetting import reset
+
 OK_EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK_EVENTS_UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
@@ -95,7 +97,7 @@ class Peer:
             pass
 
     def reset(self) -> None:
-        self._writer.transport.abort()
+        reset(self._writer.transport)
 
     async def close(self) -> None:
         self._writer.close()

@@ -52,11 +52,14 @@ class Model:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path, websocket: str = "{}", more: str = "") -> AsyncIterator[tuple[Model, Served]]:
+async def world(
+    tmp_path: Path, websocket: str = "{}", more: str = "", *, route: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Model, Served]]:
+    """`route` are more lines of the route, `more` of the file."""
     model = Model()
     async with (
         scripted_upstream(model.script) as upstream,
-        served(one_route(upstream.url, server=f"port: 0\nwebsocket: {websocket}") + more, tmp_path) as gateway,
+        served(one_route(upstream.url, *route, server=f"port: 0\nwebsocket: {websocket}") + more, tmp_path) as gateway,
     ):
         yield model, gateway
 
