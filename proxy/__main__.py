@@ -11,12 +11,16 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.config.complaints import ConfigError
 from proxy.config.consistency import public_without_keys
 from proxy.config.loader import load, shipped
 from proxy.config.model import Config
+
+if TYPE_CHECKING:
+    from proxy.ports import Passed
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -37,20 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     load_server()
-    from proxy import serving, workers
+    from proxy import alone, workers
+    from proxy.overseer import Shell
+    from proxy.reload import Reloader, Unusable
+    from proxy.systemd import NotifySocket, NotSockets, passed_sockets
 
-    config = _configured(options)
-    if (complaint := public_without_keys(config, config.server.host)) is not None:
-        print(f"penstock: {complaint}", file=sys.stderr)
-        return BAD_USAGE
-    if _lacks_library(config):
-        return BAD_USAGE
+    try:
+        shell = Shell(NotifySocket.of(os.environ), passed_sockets(os.environ), joins=options.reuse_port)
+        path = _path(options)
+        reloader = Reloader(path, lambda: _usable(path, options, shell.passed))
+    except (NotSockets, Unusable) as error:
+        return _complain(str(error))
     level = options.log_level or os.environ.get("PENSTOCK_LOG_LEVEL", "info").lower()
     if level not in LOG_LEVELS:
-        print(f"penstock: PENSTOCK_LOG_LEVEL is one of {', '.join(LOG_LEVELS)}", file=sys.stderr)
-        return BAD_USAGE
-    run = serving.run if config.server.workers == 1 else workers.run
-    return run(config, log_format=options.log_format, log_level=level)
+        return _complain(f"PENSTOCK_LOG_LEVEL is one of {', '.join(LOG_LEVELS)}")
+    run = alone.run if reloader.last.config.server.workers == 1 else workers.run
+    return run(reloader, shell, log_format=options.log_format, log_level=level)
 
 
 def load_server() -> None:
@@ -60,7 +66,7 @@ def load_server() -> None:
     said = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     os.environ.update(dict.fromkeys(said, os.devnull))
     try:
-        importlib.import_module("proxy.serving")
+        importlib.import_module("proxy.alone")
         importlib.import_module("proxy.workers")
     finally:
         for name, value in said.items():
@@ -83,16 +89,23 @@ def _check(options: argparse.Namespace) -> int:
 
 def _lacks_library(config: Config) -> bool:
     """Whether routes have tools that nothing here can run; then says so."""
+    complaint = _missing_library(config)
+    if complaint is not None:
+        _complain(complaint)
+    return complaint is not None
+
+
+def _missing_library(config: Config) -> str | None:
     if not any(route.tools for route in config.routes.values()):
-        return False
-    from proxy.toolchain.servers import LibraryMissing, require_library
+        return None
+    from proxy.toolchain.library import LibraryMissing
+    from proxy.toolchain.servers import require_library
 
     try:
         require_library(config)
     except LibraryMissing as error:
-        _complain(str(error))
-        return True
-    return False
+        return str(error)
+    return None
 
 
 def _probe(config: Config) -> int:
@@ -119,21 +132,41 @@ def _schema(options: argparse.Namespace) -> int:
 _COMMANDS = {"serve": _serve, "check": _check, "schema": _schema}
 
 
-def _configured(options: argparse.Namespace) -> Config:
-    """The file's configuration, with what flags and environment say instead."""
-    config = load(_path(options), os.environ)
-    instead: dict[str, object] = {}
+def _usable(path: Path, options: argparse.Namespace, passed: Passed) -> Config:
+    """The file's configuration, with what flags, environment and passed sockets say instead. Raises `Unusable` where
+    this process must not serve it, and `ConfigError`."""
+    from proxy.reload import Unusable
+
+    config = _configured(path, options, passed)
+    complaint = public_without_keys(config, config.server.host) or _missing_library(config)
+    if complaint is not None:
+        raise Unusable(complaint)
+    return config
+
+
+def _configured(path: Path, options: argparse.Namespace, passed: Passed) -> Config:
+    from proxy.ports import addresses
+
+    config = load(path, os.environ)
+    server: dict[str, object] = {}
     host = options.host or os.environ.get("PENSTOCK_HOST")
     if host:
-        instead["host"] = host
+        server["host"] = host
     port = options.port if options.port is not None else os.environ.get("PENSTOCK_PORT")
     if port is not None and port != "":
-        instead["port"] = _port(port, "PENSTOCK_PORT")
+        server["port"] = _port(port, "PENSTOCK_PORT")
     if options.workers is not None:
-        instead["workers"] = options.workers
-    if not instead:
-        return config
-    return config.model_copy(update={"server": config.server.model_copy(update=instead)})
+        server["workers"] = options.workers
+    main, listen = addresses(passed)
+    if main is not None:
+        server |= {"host": main.host, "port": main.port}
+    admin: dict[str, object] = {} if listen is None else {"listen": listen}
+    return config.model_copy(
+        update={
+            "server": config.server.model_copy(update=server),
+            "admin": config.admin.model_copy(update=admin),
+        }
+    )
 
 
 def _path(options: argparse.Namespace) -> Path:
@@ -174,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", metavar="H", help="where to listen (default: 127.0.0.1)")
     serve.add_argument("--port", metavar="P", type=_port_argument, help="0 takes a free one (default: 8080)")
     serve.add_argument("--workers", metavar="N", type=_workers_argument, help="processes sharing the port (default: 1)")
+    serve.add_argument(
+        "--reuse-port", action="store_true", help="join a penstock of the same user that listens on the port already"
+    )
     serve.add_argument("--log-format", choices=("text", "json"), default="text")
     serve.add_argument("--log-level", choices=LOG_LEVELS)
     check = commands.add_parser("check", parents=[configured], help="read the configuration and list every problem")

@@ -3,54 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from proxy import __version__
-from proxy.access.keys import KeyEntry, Keyring
-from proxy.access.limits import KeyRules
-from proxy.access.origins import HostPolicy, OriginPolicy
+from proxy.access.keys import Keyring
 from proxy.admission import Admission
-from proxy.config.addresses import Address, is_loopback
 from proxy.config.model import Config
-from proxy.config.pending import pending
-from proxy.downstream.admin import METRICS_PATH, AdminGate, add_metrics
+from proxy.downstream.admin import QUIET_PATHS
 from proxy.downstream.body import BodyLimits
-from proxy.downstream.connection import ClientRunner, server_tls
 from proxy.downstream.cors import setup_cors
 from proxy.downstream.edge import add_request_id, edge
-from proxy.downstream.gate import Gate
-from proxy.downstream.health import add_health
 from proxy.downstream.http import HttpApi
 from proxy.downstream.kept_streams import KeptStreams
+from proxy.downstream.known_heads import KnownHeads
 from proxy.downstream.lane import RelayLane
 from proxy.downstream.mux_opening import openers
 from proxy.downstream.mux_turns import Turns
 from proxy.downstream.pages import add_pages
 from proxy.downstream.resumable import StreamsApi
+from proxy.downstream.server import ClientRunner, ClientServer, server_tls
 from proxy.downstream.stages import Stages
 from proxy.downstream.stream_routes import StreamRoutes
 from proxy.downstream.tickets import TicketApi
 from proxy.downstream.tool_chats import ToolChats
 from proxy.downstream.tool_runs import ToolRuns
 from proxy.downstream.websocket import UPGRADABLE_PATHS, SessionLimits, WebSocketApi
+from proxy.listener import Listener
 from proxy.loop_lag import LoopLag
+from proxy.operations import Operations, Told, operations_app
+from proxy.policies import gate_of, key_rules, origins_of
+from proxy.ports import CannotListen, Ports, open_ports
 from proxy.realtime import Realtime
 from proxy.relay import Relay
-from proxy.routing.table import Route, build_table
+from proxy.reload import Reload
+from proxy.routing.retry_budget import RetryBudget
+from proxy.routing.table import build_table
 from proxy.streams.store import StoreLimits, StreamStore
 from proxy.telemetry.exposition import exposition
 from proxy.telemetry.families import FAMILIES
+from proxy.telemetry.malformed_events import MalformedEvents
 from proxy.telemetry.metrics import Figures
 from proxy.telemetry.record import EndState, RequestRecord
 from proxy.telemetry.request_metrics import Metrics
 from proxy.telemetry.routing_metrics import show_routes
-from proxy.toolchain.servers import ToolServers
+from proxy.toolchain.servers import ToolServers, require_library
 from proxy.upstream.dialler import Dialler
 from proxy.upstream.dispatch import Dispatch
 from proxy.upstream.gather import gatherer
@@ -60,20 +61,11 @@ from proxy.upstream.upgrade import SocketLimits
 
 Gather = Callable[[], Awaitable[Figures]]
 
-BACKLOG = 4096
+FIRST_REQUEST_WITHIN_S = 1.0
+"""How long a drain goes on serving for those who are connected, but have not said all of what they want."""
+LOOK_AGAIN_S = 0.01
 CLOSE_WITHIN_S = 1.0
 """How long sessions may take to say their last words, once a drain is over, and to close."""
-
-logger = logging.getLogger("penstock")
-
-
-class CannotListen(Exception):
-    """A port cannot be had. `setting` is the part of the file that asks for it; `__cause__` is the `OSError`."""
-
-    def __init__(self, setting: str, address: Address) -> None:
-        super().__init__(f"{setting}: cannot listen on {address}")
-        self.setting = setting
-        self.address = address
 
 
 class Gateway:
@@ -91,20 +83,26 @@ class Gateway:
         gather: Gather | None = None,
     ) -> None:
         self._config = config
+        self._last = Reload(config, time.time())
         self._publish = publish
         self._gather = gather
         self._tool_servers = ToolServers.of(config)
         self._metrics = Metrics(__version__)
         self._lag = LoopLag()
         self._pool = Pool(gatherer(config.server.gather))
-        self._malformed = _MalformedEvents(self._metrics)
+        self._malformed = MalformedEvents(self._metrics)
+        budget = RetryBudget()
         dispatch = Dispatch(
-            self._pool, max_event_bytes=config.server.max_event_bytes, on_malformed=self._malformed.dropped
+            self._pool,
+            max_event_bytes=config.server.max_event_bytes,
+            on_malformed=self._malformed.dropped,
+            budget=budget,
         )
-        self._relay = Relay(build_table(config), dispatch, Admission(_key_rules(config)))
+        self._admission = Admission(key_rules(config))
+        self._relay = Relay(build_table(config), dispatch, self._admission)
         self._health = HealthChecks(self._pool)
         self._metrics.know({route.name: len(route.replicas) for route in self._relay.table.routes})
-        self._gate = _gate(config)
+        self._gate = gate_of(config, self._relay.table.keys)
         self._tool_runs = ToolRuns(self._relay, self._tool_servers, config.server.max_event_bytes)
         self._tool_chats = ToolChats(self._tool_runs)
         self._stages = Stages(self._relay, self._tool_runs, config.server.max_event_bytes)
@@ -113,7 +111,7 @@ class Gateway:
         self._streams_api = StreamsApi(self._gate, self._streams, self._finished)
         self._turns = self._mux_turns()
         sockets = config.server.websocket
-        self._dialler = Dialler(SocketLimits(config.server.max_body_bytes, sockets.ping_s))
+        self._dialler = Dialler(SocketLimits(config.server.max_body_bytes, sockets.ping_s), budget)
         self._websockets = WebSocketApi(
             self._relay,
             self._tool_chats,
@@ -126,40 +124,86 @@ class Gateway:
             Realtime(self._relay, self._dialler),
         )
         self._runners: list[ClientRunner] = []
-        self._main_site: web.TCPSite | None = None
+        self._main: Listener | None = None
+        self._operations: Operations | None = None
+        self._draining = False
 
-    async def start(self, *, shares_ports: bool = False) -> str:
-        """Listen, and give the main port's URL. Raises `CannotListen`, or `OSError` for bad TLS files.
+    async def start(self, ports: Ports | None = None) -> str:
+        """Listen, and give the main port's URL. `ports` are the configuration's, if they are open already.
 
-        `shares_ports`: other processes listen on the same ports, and whoever started them all has called `say_pending`.
+        Raises `CannotListen`, or `OSError` for bad TLS files.
         """
-        if not shares_ports:
-            say_pending(self._config)
-        server, admin = self._config.server, self._config.admin
+        server = self._config.server
         self._health.watch(self._relay.table.routes)
-        tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
-        runner = await self._main_runner()
-        self._main_site = await _listen(runner, "server", Address(server.host, server.port), tls, shares_ports)
-        if admin.listen is not None:
-            operations = await self._runner(self._admin_app(admin.listen.host))
-            await _listen(operations, "admin.listen", admin.listen, None, shares_ports)
-        port = runner.addresses[0][1]
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        return f"{'http' if tls is None else 'https'}://{host}:{port}"
+        ports = ports or open_ports(self._config)
+        try:
+            tls = None if server.tls is None else server_tls(str(server.tls.certificate), str(server.tls.key))
+            self._main = Listener(ports.main, await self._main_runner(), tls)
+            await self._main.start()
+            if ports.admin is not None:
+                await Listener(ports.admin, await self._admin_runner(ports.admin.address.host)).start()
+        except (CannotListen, OSError):
+            await self._stop_listening()
+            ports.close()
+            raise
+        address = ports.main.address
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{'http' if tls is None else 'https'}://{host}:{address.port}"
+
+    def take_up(self, reload: Reload) -> None:
+        """What came of reading the file again: a good one is used from now on. What runs goes on as it began.
+
+        If this raises, the configuration is the one before.
+        """
+        if not reload.complaints and reload.config != self._config:
+            self._change(reload.config)
+        self._last = reload
+        self._metrics.config_last_reload_success.value = int(not reload.complaints)
+
+    def count_reload(self) -> None:
+        """Whoever has read the file counts it: one of several processes."""
+        self._metrics.config_reloads.value += 1
+
+    def _change(self, config: Config) -> None:
+        """First what may fail; then all of it at once, as far as any request can see."""
+        origins = origins_of(config)
+        require_library(config)
+        self._relay.table = table = build_table(config, self._relay.table)
+        self._gate.change(origins, table.keys or Keyring())
+        self._admission.change(key_rules(config))
+        for route in table.routes:
+            self._admission.wake(route.limiter.admit())
+        self._tool_servers = self._tool_servers.succeed(config)
+        self._tool_runs.change(self._tool_servers)
+        self._metrics.know({route.name: len(route.replicas) for route in table.routes})
+        self._health.watch(table.routes)
+        self._pool.keep_only({replica.origin for route in table.routes for replica in route.replicas})
+        if self._operations is not None:
+            self._operations.change(config, origins if self._config.admin.listen is None else None)
+        self._config = config
 
     async def drain(self) -> None:
         """Stop listening, let what is under way finish within `server.drain`, then end it with an error."""
-        if self._main_site is not None:
-            await self._main_site.stop()
-            self._main_site = None
+        self._draining = True
+        if self._main is not None:
+            await self._main.stop()
+            await self._hear_all(self._main.server)
         self._websockets.go_away(self._config.server.drain_s)
         await self._relay.drain(self._config.server.drain_s)
         await self._websockets.close_all(CLOSE_WITHIN_S)
 
+    async def _hear_all(self, server: ClientServer) -> None:
+        """Serve the requests of those who are connected, and cannot know that it is too late."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_REQUEST_WITHIN_S):
+                while server.awaits_request():
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        for _ in range(3):  # what was read last is on its way to the relay
+            await asyncio.sleep(0)
+
     async def stop(self) -> None:
         """Close everything at once."""
-        for runner in self._runners:
-            await runner.cleanup()
+        await self._stop_listening()
         self._streams.close()
         await self._turns.close()
         await self._tool_runs.close()
@@ -168,6 +212,11 @@ class Gateway:
         await self._health.close()
         await self._pool.close()
         self._lag.stop()
+
+    async def _stop_listening(self) -> None:
+        runners, self._runners = self._runners, []
+        for runner in runners:
+            await runner.cleanup()
 
     def figures(self) -> Figures:
         """What this process has measured, as of now."""
@@ -178,11 +227,13 @@ class Gateway:
         return self._metrics.figures()
 
     def _mux_turns(self) -> Turns:
-        reached = openers(self._relay, self._stages, self._config.server.max_body_bytes)
+        reached = openers(self._relay, self._tool_chats, self._stages, self._config.server.max_body_bytes)
         return Turns(reached, self._streams, self._finished)
 
     async def _runner(self, app: web.Application, lane: RelayLane | None = None) -> ClientRunner:
-        runner = ClientRunner(app, self._config.server.timeouts.headers_s, lane)
+        server = self._config.server
+        heads = None if lane is None else KnownHeads(server.max_body_bytes)
+        runner = ClientRunner(app, server.timeouts.headers_s, lane, heads)
         await runner.setup()
         self._runners.append(runner)
         return runner
@@ -193,12 +244,14 @@ class Gateway:
         limits = BodyLimits(server.max_body_bytes, server.timeouts.body_s)
         api = HttpApi(self._relay, self._tool_chats, self._gate, limits, self._streams_api)
         lane = RelayLane(outermost, api.relay, lambda: self._gate.origins)
-        return await self._runner(self._main_app(outermost, api, StreamRoutes(self._stages, self._gate, limits)), lane)
+        stream_routes = StreamRoutes(self._stages, self._gate, limits, self._streams_api)
+        return await self._runner(self._main_app(outermost, api, stream_routes), lane)
 
     def _main_app(self, outermost: Middleware, api: HttpApi, stream_routes: StreamRoutes) -> web.Application:
         app = web.Application(middlewares=[outermost], client_max_size=self._config.server.max_body_bytes)
         if self._config.admin.listen is None:
-            self._add_operations(app.router, self._config.server.host, self._gate.origins)
+            self._operations = Operations(self._config, self._config.server.host, self._gate.origins, self._told())
+            self._operations.add_to(app.router)
         add_pages(app.router)
         self._websockets.add_to(app.router)
         self._tickets.add_to(app.router)
@@ -209,87 +262,28 @@ class Gateway:
         app.on_response_prepare.append(add_request_id)
         return app
 
-    def _admin_app(self, host: str) -> web.Application:
-        loopback = is_loopback(host)
-        hosts = HostPolicy(self._config.server.allowed_hosts if loopback else (), loopback_bind=loopback)
-        origins = OriginPolicy((), loopback_bind=loopback)
-        app = web.Application(middlewares=[edge(Gate(hosts, origins, Keyring()), (), self._finished)])
-        self._add_operations(app.router, host, origins)
-        app.on_response_prepare.append(add_request_id)
-        return app
+    async def _admin_runner(self, host: str) -> ClientRunner:
+        """What a port of the operators' own is served with; it listens on `host`."""
+        app, self._operations = operations_app(self._config, host, self._told(), self._finished)
+        return await self._runner(app)
 
-    def _add_operations(self, router: web.UrlDispatcher, host: str, origins: OriginPolicy) -> None:
-        """What a port that listens on `host` has for operators."""
-        add_health(router, self._is_ready)
-        key = self._config.admin.key
-        keys = Keyring(() if key is None else [KeyEntry.from_key("admin", key.get_secret_value())])
-        add_metrics(router, AdminGate(is_loopback(host), keys, origins), self._exposition)
+    def _told(self) -> Told:
+        return Told(self._exposition, lambda: self._last, self._is_ready)
 
     async def _exposition(self) -> str:
         figures = self.figures() if self._gather is None else await self._gather()
         return exposition(FAMILIES, figures)
 
     def _finished(self, record: RequestRecord) -> None:
-        """A request's end, to be counted and told. Being asked for the metrics is neither."""
-        if record.path != METRICS_PATH or record.end_state is not EndState.COMPLETED:
+        """A request's end, to be counted and told. An operator's question is neither."""
+        if record.path not in QUIET_PATHS or record.end_state is not EndState.COMPLETED:
             self._metrics.add(record)
             self._publish(record)
 
     def _is_ready(self) -> bool:
-        return not self._relay.draining
-
-
-def say_pending(config: Config) -> None:
-    """Log which settings of the file do nothing yet."""
-    for place in pending(config):
-        logger.warning("%s is accepted but does nothing yet", place)
-
-
-async def _listen(
-    runner: ClientRunner, setting: str, address: Address, tls: ssl.SSLContext | None, shared: bool
-) -> web.TCPSite:
-    reuse_port = shared or None  # None: aiohttp's word for the system's default
-    site = web.TCPSite(runner, *address, ssl_context=tls, backlog=BACKLOG, reuse_port=reuse_port)
-    try:
-        await site.start()
-    except OSError as error:
-        raise CannotListen(setting, address) from error
-    return site
+        return not self._draining
 
 
 def _store_limits(config: Config) -> StoreLimits:
     sockets = config.server.websocket
     return StoreLimits(sockets.detach_s, sockets.replay_s)
-
-
-def _gate(config: Config) -> Gate:
-    server = config.server
-    loopback = is_loopback(server.host)
-    return Gate(
-        hosts=HostPolicy(server.allowed_hosts, loopback_bind=loopback),
-        origins=OriginPolicy(config.cors.origins, loopback_bind=loopback),
-        keys=Keyring(KeyEntry.from_sha256(key.name, key.digest(), key.models) for key in config.auth_keys),
-        trusted_proxies=server.trusted_proxies,
-    )
-
-
-def _key_rules(config: Config) -> dict[str, KeyRules]:
-    limits = {key.name: key.limits for key in config.auth_keys}
-    return {name: KeyRules(its.requests_per_minute, its.tokens_per_minute, its.streams) for name, its in limits.items()}
-
-
-class _MalformedEvents:
-    """Counts the events that were dropped; says so once a minute and route, not once an event."""
-
-    EVERY_S = 60.0
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._said: dict[str, float] = {}
-
-    def dropped(self, route: Route) -> None:
-        self._metrics.malformed_events.of(route.name).value += 1
-        now = time.monotonic()
-        if now - self._said.get(route.name, -self.EVERY_S) >= self.EVERY_S:
-            self._said[route.name] = now
-            logger.warning('route "%s": an event that is not a JSON object was dropped', route.name)

@@ -1,6 +1,6 @@
-"""A process's life: loop, log, signals. Starts the gateway, says when it is ready, drains it when told to stop.
+"""A process's life: loop, log, garbage. Starts the gateway, says when it is ready, drains it when told to stop.
 
-Several processes on one port, and who watches over them, are `workers`'.
+Who tells it is its overseer: `alone`, or `workers` where several processes serve on one port.
 """
 
 from __future__ import annotations
@@ -9,104 +9,52 @@ import asyncio
 import errno
 import gc
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from aiohttp import http_parser
 
-from proxy.app import CannotListen, Gateway, Gather
+from proxy.app import Gateway
 from proxy.config.model import Config
+from proxy.overseer import FAILED, Overseer, StopOrders, exit_code
+from proxy.ports import CannotListen, Ports
 from proxy.telemetry import access_log
-from proxy.telemetry.metrics import Figures
 from proxy.telemetry.record import RequestRecord
 
 LogFormat = Literal["text", "json"]
 Publish = Callable[[RequestRecord], None]
-DONE, FAILED, INTERRUPTED = 0, 1, 130
 COLLECT_AFTER = 10_000
 """So many more objects made than dropped, and the young ones are looked through for garbage."""
 
 logger = logging.getLogger("penstock")
 
 
-def run(config: Config, *, log_format: LogFormat, log_level: str) -> int:
-    """Serve until a signal; the process's exit code."""
-    return serve(config, set_up_log(log_format, log_level), _Shell())
-
-
-class StopOrders:
-    """To be made in a running loop: `first` asks to drain, `second` to stop at once; each is done with a signal's
-    number."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.first: asyncio.Future[int] = loop.create_future()
-        self.second: asyncio.Future[int] = loop.create_future()
-
-    def give(self, number: int) -> None:
-        """The next order; what comes after the second changes nothing."""
-        for future in (self.first, self.second):
-            if not future.done():
-                future.set_result(number)
-                return
-
-
-class Overseer(Protocol):
-    """Who started this process. `shares_ports`: others like it listen on the same ports; `gather` then gives the
-    figures of all of them."""
-
-    shares_ports: bool
-
-    @property
-    def gather(self) -> Gather | None: ...
-
-    async def attend(self, orders: StopOrders, figures: Callable[[], Figures]) -> None:
-        """Called once, before anybody is served: from here on, give the orders as they come. `figures` are this
-        process's, to be asked at any time."""
-
-    def ready(self, url: str) -> None:
-        """Called when clients are served."""
-
-
-class _Shell:
-    """A shell or a service manager: reads a line from standard output, and sends SIGTERM and SIGINT."""
-
-    shares_ports = False
-    gather = None
-
-    async def attend(self, orders: StopOrders, figures: Callable[[], Figures]) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, orders.give, number)
-
-    def ready(self, url: str) -> None:
-        say_ready(url)
-
-
-def serve(config: Config, publish: Publish, overseer: Overseer) -> int:
+def serve(config: Config, ports: Ports, publish: Publish, overseer: Overseer) -> int:
     """Serve until the overseer orders to stop; the process's exit code. What keeps it from starting is logged."""
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         logger.error("aiohttp has no compiled parser here, and its other one is not strict enough: install its wheel")
         return FAILED
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, publish, overseer))
+        return runner.run(_serve(config, ports, publish, overseer))
 
 
-async def _serve(config: Config, publish: Publish, overseer: Overseer) -> int:
+async def _serve(config: Config, ports: Ports, publish: Publish, overseer: Overseer) -> int:
     gateway = Gateway(config, publish, overseer.gather)
     orders = StopOrders()
-    await overseer.attend(orders, gateway.figures)
+    await overseer.attend(orders, gateway)
     try:
-        url = await gateway.start(shares_ports=overseer.shares_ports)
+        url = await gateway.start(ports)
     except (CannotListen, OSError) as error:
         logger.error("%s", cannot_start(error))
+        overseer.stopping()
         await gateway.stop()
         return FAILED
     _collect_garbage_seldom()
     overseer.ready(url)
     await orders.first
+    overseer.stopping()
     draining = asyncio.ensure_future(gateway.drain())
     orders.second.add_done_callback(lambda _: draining.cancel())
     await asyncio.wait([draining])
@@ -121,16 +69,6 @@ def _collect_garbage_seldom() -> None:
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
     gc.enable()
-
-
-def say_ready(url: str) -> None:
-    """The first line on standard output."""
-    print(f"penstock listening on {url}", flush=True)
-
-
-def exit_code(first: int, *, hurried: bool) -> int:
-    """Of a stop that the signal `first` asked for; `hurried`: another one cut its drain short."""
-    return INTERRUPTED if hurried or first == signal.SIGINT else DONE
 
 
 def cannot_start(error: CannotListen | OSError) -> str:

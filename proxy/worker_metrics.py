@@ -167,6 +167,11 @@ class Gathering:
         self._departed = to_json(without_gauges(FAMILIES, merged(FAMILIES, parts)))
         self._answered(pid)
 
+    def count(self, figures: Figures) -> None:
+        """What the supervisor itself has counted, besides what the workers have."""
+        parts = [from_json(json.loads(self._departed)), figures]
+        self._departed = to_json(without_gauges(FAMILIES, merged(FAMILIES, parts)))
+
     def end_round(self) -> None:
         """Give those who asked what has come, and begin the round that others wait for."""
         self.due_s = None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.app import CannotListen, Gateway
+from proxy.app import FIRST_REQUEST_WITHIN_S, Gateway
 from proxy.config.loader import load
+from proxy.ports import CannotListen
 from proxy.telemetry.record import EndState, RequestRecord
 from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route, served
@@ -56,12 +57,6 @@ async def test_a_port_in_use_is_told_with_the_setting_that_asks_for_it(setting: 
     await gateway.stop()  # what had begun to listen ends
     taken.close()
     await taken.wait_closed()
-
-
-async def test_what_does_nothing_yet_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with served(one_route("demo://", "on_break: continue"), tmp_path):
-        pass
-    assert "routes.m.on_break is accepted but does nothing yet" in caplog.messages
 
 
 async def test_malformed_events_are_said_once_and_without_their_bytes(
@@ -126,6 +121,27 @@ async def test_a_drain_accepts_nothing_new_and_lets_what_runs_finish(tmp_path: P
     assert int(refused.headers["retry-after"]) >= 1
     ends = [record.end_state for record in gateway.records if record.path == "/v1/chat/completions"]
     assert ends == [EndState.SHED, EndState.COMPLETED]
+
+
+async def test_a_request_that_had_begun_when_the_drain_did_is_served(tmp_path: Path) -> None:
+    """Its client cannot know better: half a head, half a body, or nothing of it had come."""
+    whole = post("/v1/chat/completions", chat())
+    head = whole.index(b"\r\n\r\n") + 4
+    for cut in (0, 10, head, len(whole) - 5):
+        async with served(DEMO, tmp_path) as gateway, raw_client(gateway.port) as client:
+            await client.send(whole[:cut])
+            draining = asyncio.create_task(gateway.gateway.drain())
+            await asyncio.sleep(0.05)
+            assert not draining.done()
+            await client.send(whole[cut:])
+            assert (await client.answer()).status == 200
+            await draining
+
+
+async def test_who_says_nothing_keeps_no_drain_waiting_for_long(tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway, raw_client(gateway.port):
+        async with asyncio.timeout(FIRST_REQUEST_WITHIN_S + 5):
+            await gateway.gateway.drain()
 
 
 async def test_the_drains_deadline_ends_streams_with_an_error(tmp_path: Path) -> None:

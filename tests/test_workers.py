@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from proxy.app import CannotListen
 from proxy.config.loader import load
 from proxy.config.model import Config
-from proxy.downstream.connection import LAST_WORDS_S
-from proxy.workers import LONGEST_DELAY_S, delay_s, reserve
+from proxy.downstream.server import LAST_WORDS_S
+from proxy.lines import parcel
+from proxy.overseer import CANNOT_GO_ON, StopOrders
+from proxy.reload import Reload
+from proxy.worker_metrics import FiguresLine
+from proxy.workers import _Line
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.raw_client import RawClient, ask, chat, get, post, raw_client
-from tests.support.served import one_route
+from tests.support.served import one_route, served
 from tests.support.tls import certificate
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
 
@@ -319,34 +323,25 @@ async def test_what_no_worker_can_start_with_is_one_complaint_and_exit_1(tmp_pat
     assert "server.tls" in line
 
 
-def configuration(tmp_path: Path, text: str) -> Config:
-    (tmp_path / "routes.yaml").write_text(text)
-    return load(tmp_path / "routes.yaml", {})
-
-
-def test_reserved_ports_are_the_configurations_and_nobody_listens(tmp_path: Path) -> None:
-    asked = configuration(tmp_path, "server: {port: 0}\nadmin: {listen: '127.0.0.1:0'}\n" + DEMO)
-    config, [main, admin] = reserve(asked)
-    with main, admin:
-        assert main.getsockname() == ("127.0.0.1", config.server.port)
-        assert admin.getsockname() == config.admin.listen
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(main.getsockname())
-
-
-def test_a_port_somebody_listens_on_cannot_be_reserved_even_if_it_is_shared(tmp_path: Path) -> None:
-    with closing(socket.socket()) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        number = other.getsockname()[1]
-        with pytest.raises(CannotListen) as failed:
-            reserve(configuration(tmp_path, f"server: {{port: {number}}}\n" + DEMO))
-    assert (failed.value.setting, failed.value.address) == ("server", ("127.0.0.1", number))
-    _, [reserved] = reserve(configuration(tmp_path, f"server: {{port: {number}}}\n" + DEMO))
-    reserved.close()
-
-
-def test_each_quick_death_doubles_the_wait_up_to_its_limit() -> None:
-    assert [delay_s(deaths) for deaths in (0, 1, 2, 3)] == [0.0, 0.1, 0.2, 0.4]
-    assert delay_s(8) == delay_s(10_000) == LONGEST_DELAY_S
+async def test_a_worker_that_cannot_take_up_what_the_others_do_has_itself_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, far = socket.socketpair()
+    figures, far_figures = socket.socketpair()
+    line.setblocking(False)
+    figures.setblocking(False)
+    with line, far, far_figures:
+        async with served("server: {port: 0}\n" + DEMO, tmp_path) as house:
+            before = house.gateway._relay.table
+            last = Reload(load(tmp_path / "routes.yaml", {}), 0.0)
+            orders = StopOrders()
+            await _Line(line, FiguresLine(figures), last).attend(orders, house.gateway)
+            with_tools = {"tools": {"t": {"mcp": {"command": ["x"]}}}, "routes": {"m": {"tools": ["t"]}}}
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+            with parcel(Reload(Config.model_validate(with_tools), 1.0)) as descriptor:
+                socket.send_fds(far, [bytes([signal.SIGHUP])], [descriptor])
+            assert await asyncio.wait_for(orders.first, 10) == CANNOT_GO_ON
+            assert house.gateway._relay.table is before
+            asyncio.get_running_loop().remove_reader(line)
+            far_figures.close()
+            await asyncio.sleep(0.01)

@@ -21,13 +21,8 @@ def _given(value: object) -> bool:
 # By the kind of section: the file's key, and whether its value asks for something that is not there.
 _PENDING: dict[str, tuple[Row, ...]] = {
     "Config": (("state", _given), ("discover", _given)),
-    "Route": (
-        ("hedge", _given),
-        ("on_break", lambda on_break: on_break != "error"),
-        ("on_disconnect", _given),
-        ("strict", _given),
-    ),
-    "Replica": (("continues", lambda how: how != "replay"), ("responses", lambda has: not has)),
+    "Route": (("strict", _given),),
+    "Replica": (("responses", lambda has: not has),),
 }
 
 

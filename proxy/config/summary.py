@@ -19,6 +19,19 @@ def resolved(config: Config) -> str:
     return yaml.safe_dump(_given(data), sort_keys=False, allow_unicode=True, width=120)
 
 
+def shown(config: Config) -> dict[str, Any]:
+    """The effective configuration as the file's data, for operators who ask a running gateway: no secret is in it, nor
+    a key's digest, nor what a tool's program is told."""
+    data: dict[str, Any] = _given(config.model_dump(mode="json", by_alias=True, exclude={"defaults"}))
+    for key in data["auth"]["keys"] if config.auth_keys else ():
+        for way in {"key", "key_sha256", "key_file"} & key.keys():
+            key[way] = "***"
+    for tool in data.get("tools", {}).values():
+        if "command" in tool["mcp"]:
+            tool["mcp"]["command"] = [tool["mcp"]["command"][0], *("***" for _ in tool["mcp"]["command"][1:])]
+    return data
+
+
 def _given(data: Any) -> Any:
     """The data without the members that are not set."""
     if isinstance(data, dict):

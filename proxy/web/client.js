@@ -16,6 +16,7 @@ const BACKOFF_MS = { first: 500, most: 30_000 };
 const READY_WITHIN_MS = 15_000;
 const SETTLED_MS = 5_000; // a socket that lived so long was a good one: the backoff begins anew
 const PONG_WITHIN_MS = 4_000;
+const BUFFERED_MS = 1_000; // what comes so soon after a question may have waited in a buffer, and prove nothing
 const CHECK_MS = 12_500; // at most, between looks at the pulse
 const LATE_MS = 2_000; // a timer so late slept: the page was frozen, or the computer
 const DEAD_AFTER_BEATS = 2.5;
@@ -117,6 +118,7 @@ export class Link {
   ready = false;
   leaving = false; // what runs may end on it, nothing begins
   acks = false;
+  answered = false; // a pong has come
   beatMs = null;
   limits = {};
   channels = new Map();
@@ -203,7 +205,8 @@ export class Mux {
       case "goaway": return this.#leave(link, frame);
       case "queued": return channel?.change({ position: frame.position });
       case "accepted": return channel && this.#accept(channel, frame);
-      case "resumed": case "pong": return;
+      case "pong": return void (link.answered = true);
+      case "resumed": return;
     }
     if (channel) this.#follow(channel, frame);
     else if (frame.type === "error" && !frame.rid) this.#hooks.error(GatewayError.told(frame));
@@ -331,9 +334,10 @@ export class Pulse {
   /** When to `check` next. */
   get checkInMs() { return this.#asked === null ? Math.min(CHECK_MS, (this.beatMs ?? Infinity) / 2) : PONG_WITHIN_MS; }
 
-  hear(now) {
+  /** Something has come; `isAnswer`: to a ping. While an answer is due, what comes at once is none. */
+  hear(now, isAnswer = false) {
     this.#heard = now;
-    this.#asked = null;
+    if (isAnswer || now - this.#asked >= BUFFERED_MS) this.#asked = null;
   }
 
   /** "alive"; "ask": send a ping; "dead". `isDoubted`: the page was away, or the network was. */
@@ -490,10 +494,11 @@ class Line {
 
   #hear(text) {
     this.heard += 1;
-    this.#pulse.hear(Date.now());
     this.#hooks.frame?.("in", text);
     try {
       this.#mux.hear(this.link, text);
+      this.#pulse.hear(Date.now(), this.link.answered);
+      this.link.answered = false;
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       this.#lose(1002, "no frame of the dialect");

@@ -49,13 +49,15 @@ class Seen:
     """What was wrong, and how often."""
 
 
-def run_clients(clients: Clients, port: int, *, headers: Sequence[str] = (), websocket: str | None = None) -> Seen:
-    """Let them loose on 127.0.0.1:`port`, and wait for them."""
+def run_clients(
+    clients: Clients, port: int, *, headers: Sequence[str] = (), websocket: str | None = None, mux: int = 0
+) -> Seen:
+    """Let them loose on 127.0.0.1:`port`, and wait for them. With `mux`, so many of them share a WebSocket."""
     command = [str(native_program("loadgen")), "--port", str(port), *_options(clients)]
     for header in headers:
         command += ["--header", header]
     if websocket is not None:
-        command += ["--websocket", websocket]
+        command += ["--websocket", websocket, "--mux", str(mux)]
     with rigs_core():
         finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=clients.seconds + OVERTIME_S)
     said: dict[str, Any] = json.loads(finished.stdout)

@@ -14,10 +14,12 @@ from scripts.rig.places import CHECKOUT
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A row of the gateway's own: how it is asked, and what its `server` section says beside host and port."""
+    """A row of the gateway's own: how it is asked, and what its `server` section says beside host and port. `mux`: so
+    many streams share a socket."""
 
     name: str
     websocket: str | None = None
+    mux: int = 0
     server: str = ""
     usual: bool = True
 
@@ -25,6 +27,7 @@ class Variant:
 VARIANTS = (
     Variant("gateway"),
     Variant("gateway-ws", websocket="/v1/ws"),
+    Variant("gateway-mux", websocket="/v1/ws", mux=8, usual=False),
     Variant("gateway-gather", server="gather: auto", usual=False),
 )
 
@@ -36,6 +39,7 @@ def gateways(arguments: str = "") -> list[Peer]:
             variant.name,
             _gateway_command(variant, shlex.split(arguments)),
             websocket=variant.websocket,
+            mux=variant.mux,
             imports="proxy.__main__; proxy.__main__.load_server()",
             distributions=("penstock",),
             usual=variant.usual,

@@ -74,7 +74,8 @@ class Running:
                 self._ask(clients)
 
     def _ask(self, clients: Clients) -> Seen:
-        return run_clients(clients, self.port, headers=self.peer.headers, websocket=self.peer.websocket)
+        peer = self.peer
+        return run_clients(clients, self.port, headers=peer.headers, websocket=peer.websocket, mux=peer.mux)
 
     def _cpu_s(self) -> float:
         return self.program.cpu_s() if self.program is not None else 0.0

@@ -38,14 +38,16 @@ Command = Callable[[Place], Sequence[str]]
 class Peer:
     """`command` writes the configuration and says how to start it; None: the clients ask the model server itself.
 
-    `binary` must be there. `websocket` is the path where it takes bare WebSockets. `imports` are the modules that are
-    imported at its start, `distributions` what it needs of the environment it shares (None: all of its own one).
+    `binary` must be there. `websocket` is the path where it takes bare WebSockets, or with `mux` such of `llm-mux.v1`,
+    of which each carries so many streams. `imports` are the modules that are imported at its start, `distributions`
+    what it needs of the environment it shares (None: all of its own one).
     """
 
     name: str
     command: Command | None = None
     binary: str = sys.executable
     websocket: str | None = None
+    mux: int = 0
     headers: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     ready_within_s: float = 30.0

@@ -1,5 +1,5 @@
-"""The benchmark runs: a tiny scenario through the real rig, against the real gateway, over HTTP and WebSocket; and its
-clients notice what is wrong with a stream."""
+"""The benchmark runs: a tiny scenario through the real rig, against the real gateway, over HTTP and WebSocket, bare and
+mux; and its clients notice what is wrong with a stream."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as websocket_server
+from websockets.typing import Subprotocol
 
 from scripts.rig.clients import Clients, Seen, run_clients
 from scripts.rig.page import BEGIN, END, write_page
@@ -38,7 +41,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="the rig needs a C compiler"),
 ]
 
-ROWS = ("direct", "naive", "gateway", "gateway-ws")
+ROWS = ("direct", "naive", "gateway", "gateway-ws", "gateway-mux")
 WITHIN_S = 120
 
 
@@ -102,7 +105,7 @@ def test_the_tables_have_a_row_for_each_and_a_cell_in_each_column(run: Path) -> 
 def test_the_plot_has_a_bar_for_each_program(run: Path) -> None:
     drawing = ElementTree.parse(run / "plot.svg")
     bars = [shape for shape in drawing.iter("{http://www.w3.org/2000/svg}rect") if shape.get("class")]
-    assert [bar.get("class") for bar in bars] == ["bar", "bar ours", "bar ours"]
+    assert [bar.get("class") for bar in bars] == ["bar", *["bar ours"] * 3]
     assert all(float(bar.get("width", "0")) > 0 for bar in bars)
 
 
@@ -210,3 +213,65 @@ async def test_clients_notice_a_body_that_breaks_off_and_another_status() -> Non
     assert (broken.right, broken.kinds) == (0, {"the server closed before the end": 1})
     refused = await seen_of(answer(503, b"{}"))
     assert (refused.right, refused.kinds) == (0, {"status 503": 1})
+
+
+def mux_chunk(rid: str, place: int, seq: int) -> str:
+    chunk = marked(place)[0].decode().strip().removeprefix("data: ")
+    return f'{{"data":{{"chunk":{chunk},"stage_id":"{rid}"}},"type":"chat_completion_chunk","rid":"{rid}","seq":{seq}}}'
+
+
+def mux_end(type: str, rid: str, seq: int) -> str:
+    return f'{{"data":{{"stage_id":"{rid}"}},"type":"{type}","rid":"{rid}","seq":{seq}}}'
+
+
+async def seen_over_mux(*frames: str, streams: int = 1, events: int = 2) -> Seen:
+    """What so many clients of one socket say of these frames; then it is closed."""
+
+    async def serve(socket: ServerConnection) -> None:
+        assert json.loads(await socket.recv())["type"] == "init"
+        await socket.send('{"type":"ready","v":1,"features":["ack","ndjson"]}')
+        starts = [json.loads(await socket.recv()) for _ in range(streams)]
+        assert [start["rid"] for start in starts] == [f"r{number}" for number in range(streams)]
+        for frame in frames:
+            await socket.send(frame)
+
+    dialect = Subprotocol("llm-mux.v1")
+    async with websocket_server(serve, "127.0.0.1", 0, subprotocols=[dialect], compression=None) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        asking = Clients(streams, 5, events, requests=streams)
+        return await asyncio.to_thread(run_clients, asking, port, websocket="/v1/ws", mux=8)
+
+
+async def test_streams_of_one_socket_are_told_apart() -> None:
+    first, second = (
+        [f'{{"type":"accepted","rid":"{rid}","status":200}}', *(mux_chunk(rid, at, at + 1) for at in range(2))]
+        for rid in ("r0", "r1")
+    )
+    woven = [message for both in zip(first, second, strict=True) for message in both]
+    joined = "\n".join(woven[:3])
+    seen = await seen_over_mux(joined, *woven[3:], mux_end("done", "r1", 3), mux_end("done", "r0", 3), streams=2)
+    assert (seen.right, seen.kinds, seen.events, seen.upgraded) == (2, {}, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("messages", "kind"),
+    [
+        pytest.param(
+            [mux_chunk("r0", 0, 1), mux_chunk("r0", 1, 3), mux_end("done", "r0", 4)],
+            "events out of order",
+            id="a number was left out",
+        ),
+        pytest.param(
+            [mux_chunk("r0", 1, 1), mux_chunk("r0", 0, 2), mux_end("done", "r0", 3)],
+            "events out of order",
+            id="two events change places",
+        ),
+        pytest.param([mux_chunk("r0", 0, 1), mux_end("done", "r0", 2)], "events missing", id="one is missing"),
+        pytest.param([mux_chunk("r0", 0, 1), mux_end("error", "r0", 2)], "an error frame", id="it fails"),
+        pytest.param([mux_chunk("r0", 0, 1), mux_end("cancel", "r0", 2)], "an unexpected frame", id="it is cancelled"),
+        pytest.param([mux_chunk("r0", 0, 1)], "the server closed the WebSocket", id="its socket is lost"),
+    ],
+)
+async def test_clients_name_what_is_wrong_with_a_stream_over_mux(messages: list[str], kind: str) -> None:
+    seen = await seen_over_mux(*messages)
+    assert (seen.right, seen.wrong, seen.kinds) == (0, 1, {kind: 1})

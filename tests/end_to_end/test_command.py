@@ -208,16 +208,17 @@ async def test_the_ready_line_is_the_first_on_standard_output_and_the_port_answe
 def test_a_flag_counts_more_than_the_environment_and_that_more_than_the_file(
     file: str, environment: str | None, flag: str | None, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from proxy import serving
+    from proxy import alone
     from proxy.config.model import Config
+    from proxy.reload import Reloader
 
     served: list[Config] = []
 
-    def note(config: Config, **_: object) -> int:
-        served.append(config)
+    def note(reloader: Reloader, *_: object, **__: object) -> int:
+        served.append(reloader.last.config)
         return 0
 
-    monkeypatch.setattr(serving, "run", note)
+    monkeypatch.setattr(alone, "run", note)
     if environment is not None:
         monkeypatch.setenv("PENSTOCK_HOST", environment)
         monkeypatch.setenv("PENSTOCK_PORT", "7001" if environment else "")

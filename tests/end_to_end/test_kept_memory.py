@@ -6,6 +6,7 @@ import asyncio
 import gc
 from typing import TYPE_CHECKING
 
+from proxy.downstream.session_socket import Socket
 from proxy.streams.numbered import NumberedStream
 from tests.support.mux import mux
 from tests.support.served import Served, served
@@ -47,3 +48,20 @@ async def test_streams_of_sessions_that_have_gone_are_kept_under_the_cap_and_the
         assert store._held_bytes == 0
         assert kept_anywhere() == before
         assert store.next_deadline() is None
+
+
+async def test_a_session_whose_client_has_vanished_is_not_held_until_its_next_ping(tmp_path: Path) -> None:
+    def sockets() -> int:
+        gc.collect()
+        return sum(isinstance(each, Socket) for each in gc.get_objects())
+
+    before = sockets()
+    async with served("server: {port: 0}\nroutes: {m: 'demo://?tokens=1000&interval=50ms'}\n", tmp_path) as gateway:
+        for _ in range(5):
+            async with mux(gateway) as client:
+                await client.start()
+                await client.hear()
+                client.socket.transport.abort()
+        async with asyncio.timeout(10):  # a ping is 25 s away
+            while sockets() > before:
+                await asyncio.sleep(0.02)

@@ -12,8 +12,9 @@ import pytest
 from aiohttp import WSMsgType, web
 from kosoku import FailureError, run_fuzzingclient, run_fuzzingserver
 
-from proxy.downstream.connection import ClientConnection, ClientRunner
-from proxy.downstream.frame_outlet import Socket
+from proxy.downstream.connection import ClientConnection
+from proxy.downstream.server import ClientRunner
+from proxy.downstream.session_socket import Socket
 from proxy.downstream.websocket import CLOSE_WITHIN_S, WRITER_LIMIT_BYTES
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.balancer import RoundRobin
@@ -62,7 +63,7 @@ async def test_a_sessions_socket_conforms_but_for_a_close_code_that_aiohttp_lets
     async def echo(request: web.Request) -> Socket:
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
-        connection.require_masks()
+        connection.watch_frames()
         socket = Socket(
             compress=False,
             max_msg_size=LARGEST_BYTES + 1,

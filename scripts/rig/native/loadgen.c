@@ -6,6 +6,7 @@
 //           --prompt-bytes N    the size of the prompt
 //           --header 'A: b'     more headers, each with its option
 //           --websocket PATH    the body goes as one message; the stream ends with the message [DONE]
+//           --mux 8             llm-mux.v1 on that path, so many of the clients on a socket, asking as /client.js does
 //           --idle 1            connect, upgrade, and then say nothing
 //
 // It ends when the requests are answered or the time is over; what still runs then is "cut", neither right nor wrong.
@@ -14,7 +15,9 @@
 #define _GNU_SOURCE
 #include "answer.h"
 #include "bytes.h"
+#include "frame.h"
 #include "mark.h"
+#include "mux.h"
 #include "sample.h"
 
 #include <arpa/inet.h>
@@ -27,22 +30,30 @@
 #include <unistd.h>
 
 enum { READ_BYTES = 256 * 1024, TURN_EVENTS = 1024, KINDS = 8, KIND_BYTES = 80, AFTER_FAILURE_MS = 20 };
-enum { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
+enum { MUX_WINDOW = 512, MUX_MESSAGE_BYTES = 256 };
 
+// One request at a time, and what has come of it.
+typedef struct {
+    int asked; // a request is under way
+    uint64_t asked_at, next_place;
+    uint64_t seq, acknowledged; // mux: of its frames
+    int ended, out_of_order;
+} stream;
+
+// One socket, with one stream; or with several, in mux.
 typedef struct {
     int fd;
-    int connecting, reused, asked; // a request is under way
-    uint64_t opens_at, asked_at;
+    int connecting, reused;
+    uint64_t opens_at;
     answer answer;
     bytes out;
     bytes partial; // a line or frame that a read cut
-    // of the stream under way:
-    uint64_t next_place;
-    int ended, out_of_order;
+    stream *streams;
+    int count, live; // of them all, and of those that are asked
 } client;
 
 static struct {
-    int port, connections, idle;
+    int port, connections, idle, mux;
     long requests;
     uint64_t events;
     double seconds, ramp_ms;
@@ -51,8 +62,9 @@ static struct {
 } options = {.connections = 1, .requests = 1L << 60, .seconds = 10};
 
 static bytes headers, body, first_bytes; // what a connection says first: the request, or the handshake
-static bytes message;                    // the body as one masked text frame
-static int poller;
+static bytes message;                    // the body as one masked text frame; in mux the init
+static bytes *starts;                    // in mux: the body as each stream of a socket sends it, masked
+static int poller, sockets;
 static uint64_t ends_at;
 static client *clients;
 static long asked, right, wrong, marks, reads, opened, upgraded;
@@ -82,27 +94,35 @@ static void hang_up(client *c) {
     bytes_clear(&c->partial);
 }
 
+// The request is over.
+static void settle(client *c, stream *s) {
+    c->live -= s->asked;
+    s->asked = 0;
+}
+
 static void fail(client *c, const char *kind) {
-    if (c->asked)
-        note_wrong(kind);
-    c->asked = 0;
+    for (stream *s = c->streams; s < c->streams + c->count; s++) {
+        if (s->asked)
+            note_wrong(kind);
+        settle(c, s);
+    }
     hang_up(c);
     c->opens_at = now_ns() + AFTER_FAILURE_MS * 1000000ull; // a dead server is not asked in a tight loop
 }
 
-static void judge(client *c) {
+static void judge(const client *c, const stream *s) {
     char text[KIND_BYTES];
     if (c->answer.status != 200 && c->answer.status != 101)
         snprintf(text, sizeof text, "status %d", c->answer.status);
-    else if (c->out_of_order)
+    else if (s->out_of_order)
         snprintf(text, sizeof text, "events out of order");
-    else if (c->next_place != (options.events ? options.events : 1))
+    else if (s->next_place != (options.events ? options.events : 1))
         snprintf(text, sizeof text, "events missing");
-    else if (options.events && !c->ended)
+    else if (options.events && !s->ended)
         snprintf(text, sizeof text, "no [DONE]");
     else {
         right++;
-        sample_add(&to_the_end, now_ns() - c->asked_at);
+        sample_add(&to_the_end, now_ns() - s->asked_at);
         return;
     }
     note_wrong(text);
@@ -136,11 +156,9 @@ static void say(client *c, const bytes *what) {
     flush(c);
 }
 
-static void begin(client *c) {
-    c->asked = 1;
-    c->asked_at = now_ns();
-    c->next_place = 0;
-    c->ended = c->out_of_order = 0;
+static void begin(client *c, stream *s) {
+    *s = (stream){.asked = 1, .asked_at = now_ns()};
+    c->live++;
     asked++;
 }
 
@@ -165,18 +183,21 @@ static void dial(client *c) {
         fail(c, strerror(errno));
 }
 
-static void go_on(client *c) {
-    c->asked = 0;
+static void go_on(client *c, stream *s) {
+    settle(c, s);
     c->reused = 1;
     if (!options.websocket && !c->answer.keeps_alive)
         hang_up(c);
     if (!may_ask()) {
-        hang_up(c);
+        if (!c->live)
+            hang_up(c);
         return;
     }
-    begin(c);
+    begin(c, s);
     if (c->fd < 0)
         dial(c);
+    else if (options.mux)
+        say(c, &starts[s - c->streams]);
     else if (options.websocket)
         say(c, &message);
     else {
@@ -187,7 +208,7 @@ static void go_on(client *c) {
 
 // ---- what comes ----
 
-static void read_marks(client *c, const char *at, size_t size, uint64_t now) {
+static void read_marks(stream *s, const char *at, size_t size, uint64_t now) {
     const char *end = at + size;
     uint64_t sent_ns, place;
     while (end - at >= MARK_BYTES && (at = memchr(at, '@', (size_t)(end - at))) && end - at >= MARK_BYTES) {
@@ -195,10 +216,10 @@ static void read_marks(client *c, const char *at, size_t size, uint64_t now) {
             at++;
             continue;
         }
-        if (!c->next_place)
-            sample_add(&to_first_mark, now - c->asked_at);
-        c->out_of_order |= place != c->next_place || c->ended;
-        c->next_place = place + 1;
+        if (!s->next_place)
+            sample_add(&to_first_mark, now - s->asked_at);
+        s->out_of_order |= place != s->next_place || s->ended;
+        s->next_place = place + 1;
         marks++;
         sample_add(&on_the_way, now > sent_ns ? now - sent_ns : 0);
         at += MARK_BYTES;
@@ -207,9 +228,9 @@ static void read_marks(client *c, const char *at, size_t size, uint64_t now) {
 
 static void read_line(client *c, const char *line, size_t size, uint64_t now) {
     if (options.events && size < 32 && size >= 11 && !memcmp(line, "data:", 5) && memmem(line, size, "[DONE]", 6))
-        c->ended = 1;
+        c->streams->ended = 1;
     else
-        read_marks(c, line, size, now);
+        read_marks(c->streams, line, size, now);
 }
 
 static void read_body(client *c, const char *at, size_t size, uint64_t now) {
@@ -232,9 +253,76 @@ static void end_answer(client *c, uint64_t now) {
     if (c->partial.size)
         read_line(c, bytes_at(&c->partial), c->partial.size, now);
     bytes_clear(&c->partial);
-    judge(c);
-    go_on(c);
+    judge(c, c->streams);
+    go_on(c, c->streams);
 }
+
+// ---- mux ----
+
+static void say_message(client *c, const char *text) {
+    bytes frame = {0};
+    add_frame(&frame, TEXT, text, strlen(text));
+    say(c, &frame);
+    bytes_free(&frame);
+}
+
+// Acknowledge each half of a window.
+static void acknowledge(client *c, stream *s) {
+    char text[MUX_MESSAGE_BYTES];
+    if (s->seq - s->acknowledged < MUX_WINDOW / 2)
+        return;
+    s->acknowledged = s->seq;
+    snprintf(text, sizeof text, "{\"type\":\"ack\",\"rid\":\"r%d\",\"seq\":%llu}", (int)(s - c->streams),
+             (unsigned long long)s->seq);
+    say_message(c, text);
+}
+
+// What is about one stream, or tells that it is over.
+static void read_stream_message(client *c, stream *s, const char *line, const envelope *e, uint64_t now) {
+    if (is_of(e, "accepted") || is_of(e, "queued"))
+        return;
+    s->out_of_order |= e->seq != s->seq + 1;
+    s->seq = e->seq;
+    if (is_of(e, "chat_completion_chunk")) {
+        read_marks(s, line, (size_t)(e->type - line), now);
+        acknowledge(c, s);
+        return;
+    }
+    s->ended = is_of(e, "done");
+    if (s->ended)
+        judge(c, s);
+    else
+        note_wrong(is_of(e, "error") ? "an error frame" : "an unexpected frame");
+    go_on(c, s);
+}
+
+static void read_message(client *c, const char *line, size_t size, uint64_t now) {
+    envelope e = read_envelope(line, size);
+    if (e.rid < (uint64_t)c->count && c->streams[e.rid].asked)
+        read_stream_message(c, c->streams + e.rid, line, &e, now);
+    else if (is_of(&e, "ready"))
+        for (int i = 0; i < c->count && c->fd >= 0; i++) {
+            if (c->streams[i].asked)
+                say(c, &starts[i]);
+        }
+    else if (is_of(&e, "ping"))
+        say_message(c, "{\"type\":\"pong\"}");
+    else if (is_of(&e, "error"))
+        fail(c, "an error frame");
+}
+
+// The messages of one frame, a line each.
+static void read_messages(client *c, const char *at, size_t size, uint64_t now) {
+    const char *end = at + size, *line_end;
+    for (; at < end && c->fd >= 0; at = line_end + 1) {
+        line_end = memchr(at, '\n', (size_t)(end - at));
+        if (!line_end)
+            line_end = end;
+        read_message(c, at, (size_t)(line_end - at), now);
+    }
+}
+
+// ---- WebSocket frames ----
 
 // One frame of the server's; 0 when the client has hung up.
 static int read_frame(client *c, int kind, const char *payload, size_t size, uint64_t now) {
@@ -249,16 +337,18 @@ static int read_frame(client *c, int kind, const char *payload, size_t size, uin
         bytes_add(&pong, payload, size);
         say(c, &pong);
         bytes_free(&pong);
-    } else if (kind == TEXT && c->asked && size == 6 && !memcmp(payload, "[DONE]", 6)) {
-        c->ended = 1;
-        judge(c);
-        go_on(c);
+    } else if (kind == TEXT && options.mux) {
+        read_messages(c, payload, size, now);
+    } else if (kind == TEXT && c->live && size == 6 && !memcmp(payload, "[DONE]", 6)) {
+        c->streams->ended = 1;
+        judge(c, c->streams);
+        go_on(c, c->streams);
     } else if (kind == TEXT) {
-        if (c->asked && size > 8 && !memcmp(payload, "{\"error\"", 8)) {
+        if (c->live && size > 8 && !memcmp(payload, "{\"error\"", 8)) {
             fail(c, "an error frame");
             return 0;
         }
-        read_marks(c, payload, size, now);
+        read_marks(c->streams, payload, size, now);
     }
     return c->fd >= 0;
 }
@@ -299,8 +389,8 @@ static void read_frames(client *c, const char *data, size_t size, uint64_t now) 
 static void upgrade(client *c) {
     upgraded++;
     if (options.idle)
-        c->asked = 0;
-    else
+        settle(c, c->streams);
+    if (options.mux || !options.idle)
         say(c, &message);
 }
 
@@ -339,7 +429,7 @@ static void take(client *c, const char *data, size_t size) {
 static void lose(client *c, const char *why) {
     if (c->answer.state == IN_REST)
         end_answer(c, now_ns());
-    else if (c->reused && c->asked && c->answer.state == IN_HEAD && !c->answer.head.size && !options.websocket) {
+    else if (c->reused && c->live && c->answer.state == IN_HEAD && !c->answer.head.size && !options.websocket) {
         hang_up(c); // a kept connection that the server gave up meanwhile: ask again on a new one
         dial(c);
     } else
@@ -391,18 +481,26 @@ static void prepare_body(void) {
 }
 
 static void prepare_message(void) {
-    unsigned char head[14] = {0x80 | TEXT};
-    size_t size = body.size, wide = size < 126 ? 0 : size < 65536 ? 2 : 8, at = 2;
-    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
-    head[1] = (unsigned char)(0x80 | (wide == 8 ? 127 : wide ? 126 : size));
-    for (size_t i = wide; i--; at++)
-        head[at] = (unsigned char)(size >> (8 * i));
-    memcpy(head + at, mask, sizeof mask);
-    bytes_add(&message, head, at + sizeof mask);
-    size_t payload = message.size;
-    bytes_add(&message, bytes_at(&body), size);
-    for (size_t i = 0; i < size; i++)
-        bytes_at(&message)[payload + i] = (char)(bytes_at(&message)[payload + i] ^ mask[i % 4]);
+    if (!options.mux) {
+        add_frame(&message, TEXT, bytes_at(&body), body.size);
+        return;
+    }
+    static const char init[] = "{\"type\":\"init\",\"v\":1,\"features\":[\"ack\",\"ndjson\"],\"resume\":[]}";
+    add_frame(&message, TEXT, init, sizeof init - 1);
+    starts = calloc((size_t)options.mux, sizeof *starts);
+    for (int i = 0; i < options.mux; i++) {
+        char head[MUX_MESSAGE_BYTES];
+        int size = snprintf(head, sizeof head,
+                            "{\"type\":\"start\",\"rid\":\"r%d\",\"path\":\"/v1/chat/completions\","
+                            "\"resumable\":true,\"window\":%d,\"body\":",
+                            i, MUX_WINDOW);
+        bytes text = {0};
+        bytes_add(&text, head, (size_t)size);
+        bytes_add(&text, bytes_at(&body), body.size);
+        bytes_add(&text, "}", 1);
+        add_frame(&starts[i], TEXT, bytes_at(&text), text.size);
+        bytes_free(&text);
+    }
 }
 
 static void prepare_first_bytes(void) {
@@ -410,8 +508,9 @@ static void prepare_first_bytes(void) {
     if (options.websocket)
         snprintf(text, sizeof text,
                  "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                 "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s\r\n",
-                 options.websocket, options.port, handshake_key, headers.size ? bytes_at(&headers) : "");
+                 "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s%s\r\n",
+                 options.websocket, options.port, handshake_key,
+                 options.mux ? "Sec-WebSocket-Protocol: llm-mux.v1\r\n" : "", headers.size ? bytes_at(&headers) : "");
     else
         snprintf(text, sizeof text,
                  "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
@@ -424,10 +523,11 @@ static void prepare_first_bytes(void) {
 
 static int open_what_is_due(uint64_t now) {
     int live = 0;
-    for (int i = 0; i < options.connections; i++) {
+    for (int i = 0; i < sockets; i++) {
         client *c = clients + i;
         if (c->fd < 0 && c->opens_at <= now && may_ask()) {
-            begin(c);
+            for (stream *s = c->streams; s < c->streams + c->count && may_ask(); s++)
+                begin(c, s);
             dial(c);
         }
         live |= c->fd >= 0 || may_ask();
@@ -458,8 +558,8 @@ static void print_result(double seconds) {
     double cpu_s = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
                    (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
     long cut = 0, open = 0;
-    for (int i = 0; i < options.connections; i++) {
-        cut += clients[i].asked;
+    for (int i = 0; i < sockets; i++) {
+        cut += clients[i].live;
         open += clients[i].fd >= 0;
     }
     printf("{\"seconds\":%.3f,\"asked\":%ld,\"right\":%ld,\"wrong\":%ld,\"cut\":%ld,\"connections\":%ld,\"open\":%ld,"
@@ -493,6 +593,8 @@ static void read_option(const char *name, const char *value) {
         options.prompt_bytes = strtoull(value, NULL, 10);
     else if (!strcmp(name, "--websocket"))
         options.websocket = value;
+    else if (!strcmp(name, "--mux"))
+        options.mux = atoi(value);
     else if (!strcmp(name, "--idle"))
         options.idle = atoi(value);
     else if (!strcmp(name, "--header")) {
@@ -516,12 +618,18 @@ int main(int argc, char **argv) {
     prepare_message();
     prepare_first_bytes();
     poller = epoll_create1(0);
-    clients = calloc((size_t)options.connections, sizeof *clients);
+    int on_each = options.mux && !options.idle ? options.mux : 1;
+    sockets = (options.connections + on_each - 1) / on_each;
+    clients = calloc((size_t)sockets, sizeof *clients);
+    stream *streams = calloc((size_t)options.connections, sizeof *streams);
     uint64_t began_at = now_ns();
     ends_at = began_at + (uint64_t)(options.seconds * 1e9);
-    for (int i = 0; i < options.connections; i++) {
+    for (int i = 0; i < sockets; i++) {
+        int left = options.connections - i * on_each;
         clients[i].fd = -1;
-        clients[i].opens_at = began_at + (uint64_t)(options.ramp_ms * 1e6 * i / options.connections);
+        clients[i].opens_at = began_at + (uint64_t)(options.ramp_ms * 1e6 * i / sockets);
+        clients[i].streams = streams + i * on_each;
+        clients[i].count = left < on_each ? left : on_each;
     }
     run();
     print_result((double)(now_ns() - began_at) / 1e9);
