@@ -113,6 +113,7 @@ async def test_a_head_that_comes_again_is_answered_as_it_was_at_first(case: str,
                         assert await client.rest() == b""
                         break
                     readers.append(reader_of(gateway))
+                    await gateway.idle()
                 else:
                     await client.send(get("/v1/models"))
                     assert (await client.answer("GET")).status == 200
@@ -141,6 +142,7 @@ async def test_known_requests_need_no_parser_on_the_same_connection_nor_on_anoth
                     await client.send(post(CHAT, chat(stream=stream, user=text)))
                     assert (await client.answer()).whole
                     readers.append(reader_of(gateway))
+                    await gateway.idle()
                 await client.send(get("/v1/models"))
                 assert (await client.answer("GET")).status == 200
                 readers.append(reader_of(gateway))
@@ -161,6 +163,7 @@ async def test_known_requests_in_one_read_are_answered_one_after_the_other(tmp_p
     ):
         await client.send(asked[0])
         await client.answer()
+        await gateway.idle()
         await client.send(b"".join(asked))
         statuses = [(await client.answer()).status for _ in asked]
         assert reader_of(gateway) is QuickConnection
@@ -197,6 +200,7 @@ async def test_the_host_policy_is_asked_for_known_heads_too(tmp_path: Path) -> N
         for _ in range(2):
             await client.send(request)
             assert (await client.answer()).status == 201
+            await gateway.idle()
         gateway.gateway._gate.hosts = HostPolicy([], loopback_bind=True)
         await client.send(request)
         assert (await client.answer()).status == 403

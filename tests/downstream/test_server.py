@@ -171,6 +171,7 @@ async def test_tls_serves_by_both_and_wrong_files_are_refused(tmp_path: Path) ->
             assert (answer.status, answer.body[-14:]) == (200, b"data: [DONE]\n\n")
             [connection] = gateway.connections
             assert type(connection) is reads
+            await gateway.idle()
         writer.close()
         await writer.wait_closed()
     with pytest.raises(ssl.SSLError):

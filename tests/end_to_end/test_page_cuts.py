@@ -84,6 +84,7 @@ async def go_offline(scene: Scene) -> None:
     """The browser has no network for a moment. That stalls what is open and closes nothing; so in two of three cases
     the socket is lost meanwhile, which the page can see only when it is back."""
     context = scene.page.page.context
+    hit = await scene.page.number("here.hit")
     await context.set_offline(True)
     came = await standstill(scene.page)
     meanwhile = scene.chance.randrange(3)
@@ -93,17 +94,21 @@ async def go_offline(scene: Scene) -> None:
         await scene.cable.cut()
         await scene.cable.lay()
     await context.set_offline(False)
-    await scene.page.page.wait_for_function(f"here.came > {came} && here.gateway.state === 'open'")
-    await scene.page.page.evaluate("here.hit += here.running() > 0")
+    goes_on = f"here.came > {came} && here.gateway.state === 'open'"
+    await scene.page.page.wait_for_function(f"({goes_on}) || !here.running()")
+    await scene.page.page.evaluate(f"here.hit = {hit} + (here.running() > 0)")  # one cut, however often it was lost
 
 
 async def leave_the_page(scene: Scene) -> None:
-    [session] = [each for each in scene.gateway.gateway._websockets._sessions if isinstance(each, MuxSession)]
-    if scene.chance.random() < 0.5:
-        await session._close(scene.chance.choice(CODES), "test")
-    else:
-        assert session._outlet._transport is not None
-        session._outlet._transport.abort()
+    """The session goes; and one before it, where that is still about to."""
+    code = scene.chance.choice([None, None, *CODES])
+    for session in list(scene.gateway.gateway._websockets._sessions):
+        assert isinstance(session, MuxSession)
+        transport = session._outlet._transport
+        if code is not None:
+            await session._close(code, "test")
+        elif transport is not None:
+            transport.abort()
 
 
 async def standstill(page: MuxPage) -> int:

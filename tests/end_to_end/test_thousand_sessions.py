@@ -33,7 +33,7 @@ EVENT_BYTES: Final = 55_000
 EVERYTHING_BYTES: Final = SESSIONS * STREAMS * EVENTS * EVENT_BYTES
 ROUTES: Final = """
 discover: false
-server: {websocket: {replay: 15s}}
+server: {websocket: {replay: 12s}}
 routes: {m: '%s'}
 """
 SESSION_KIB: Final = 60
@@ -106,7 +106,7 @@ async def test_what_a_thousand_sessions_leave_stays_under_the_cap_for_all_and_go
         for _ in range(SESSIONS // AT_ONCE):
             sessions += await asyncio.gather(*(session(gateway, held) for _ in range(AT_ONCE)))
             most_kib = max(most_kib, resident_kib(gateway.process.pid))
-        assert ALL_BYTES // 4096 < most_kib - before.resident_kib
+        assert most_kib - before.resident_kib > ALL_BYTES // 4096
         assert most_kib - before.resident_kib < ALL_BYTES * 1.25 // 1024 + SESSIONS * SESSION_KIB
 
         assert types(await resumed(sessions[-1])) == ["resumed", *["chat_completion_chunk"] * (EVENTS + 2), "done"]
@@ -117,7 +117,7 @@ async def test_what_a_thousand_sessions_leave_stays_under_the_cap_for_all_and_go
         async with asyncio.timeout(FORGOTTEN_WITHIN_S):
             while (after := await count(gateway)).kinds[KEPT]:
                 await asyncio.sleep(0.5)
-        assert after.tasks == before.tasks
+        assert after.tasks <= before.tasks
         assert after.malloc_kib < before.malloc_kib + 2048, after.more_than(before)
         assert after.blocks < before.blocks * 1.05, after.more_than(before)
         assert after.resident_kib < before.resident_kib + SPARE_KIB

@@ -12,6 +12,8 @@ from typing import cast
 from proxy.app import Gateway
 from proxy.config.loader import load
 from proxy.downstream.client_socket import ClientSocket
+from proxy.downstream.connection import ClientConnection
+from proxy.downstream.quick_connection import QuickConnection
 from proxy.telemetry.record import RequestRecord
 
 PATIENCE_S = 30.0
@@ -39,12 +41,24 @@ class Served:
         servers = [runner.server for runner in self.gateway._runners]
         return [cast("ClientSocket", each) for server in servers if server is not None for each in server.connections]
 
+    async def idle(self) -> None:
+        """Wait until every client's connection is ready for its next request: an answer is read before that."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not all(_is_idle(each) for each in self.connections):
+                await asyncio.sleep(0)
+
     async def record(self, number: int = 0) -> RequestRecord:
         """The `number`th finished request's record, as soon as there is one."""
         async with asyncio.timeout(PATIENCE_S):
             while len(self.records) <= number:
                 await asyncio.sleep(0.001)
         return self.records[number]
+
+
+def _is_idle(connection: ClientSocket) -> bool:
+    if isinstance(connection, ClientConnection):
+        return connection._waiter is not None and not connection._waiter.done()
+    return cast("QuickConnection", connection)._task_handler is None
 
 
 @asynccontextmanager

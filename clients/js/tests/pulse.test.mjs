@@ -43,7 +43,7 @@ test("a check that comes late asks first: the page slept, and so did what it wou
   pulse.check(0);
   assert.equal(pulse.check(3_600_000), "ask");
   assert.equal(pulse.checkInMs, 4_000);
-  pulse.hear(3_600_050);
+  pulse.hear(3_600_050, true);
   assert.equal(pulse.check(3_604_000), "alive");
   assert.equal(pulse.checkInMs, 5_000);
 });
@@ -57,6 +57,23 @@ test("a ping without an answer is the death of a socket, with a heartbeat or wit
     assert.equal(pulse.check(1_500, true), "alive"); // asked already
     assert.equal(pulse.check(5_000), "dead");
   }
+});
+
+test("what comes at once after a question may have waited for who slept, and is no answer", () => {
+  const pulse = beating();
+  pulse.check(0);
+  assert.equal(pulse.check(3_600_000), "ask");
+  pulse.hear(3_600_050);
+  pulse.hear(3_600_999);
+  assert.equal(pulse.check(3_604_000), "dead");
+});
+
+test("what goes on coming is as good as an answer: a slow line is not a dead one", () => {
+  const pulse = beating();
+  pulse.check(0, true);
+  pulse.hear(1_000);
+  assert.equal(pulse.checkInMs, 5_000);
+  assert.equal(pulse.check(4_000), "alive");
 });
 
 test("falling asleep while it waits for an answer, it asks again", () => {
