@@ -9,6 +9,7 @@ import asyncio
 import errno
 import gc
 import logging
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def serve(config: Config, ports: Ports, publish: Publish, overseer: Overseer) ->
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         logger.error("aiohttp has no compiled parser here, and its other one is not strict enough: install its wheel")
         return FAILED
+    _take_all_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, ports, publish, overseer))
 
@@ -61,6 +63,12 @@ async def _serve(config: Config, ports: Ports, publish: Publish, overseer: Overs
     hurried = draining.cancelled()
     await gateway.stop()
     return exit_code(orders.first.result(), hurried=hurried)
+
+
+def _take_all_descriptors() -> None:
+    """Each client and each exchange is a file descriptor; a shell's usual 1,024 of them are a few hundred streams."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _collect_garbage_seldom() -> None:

@@ -8,18 +8,17 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.gateway import running_gateway
+from tests.support.gateway import running_file, running_gateway
 from tests.support.raw_client import ask, chat, get, post, raw_client
 from tests.support.served import one_route
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.gateway import RunningGateway
 
 DEMO = "routes: {m: 'demo://?tokens=2&interval=1ms&first=1ms'}\n"
@@ -187,3 +186,13 @@ async def test_tls_files_that_do_not_belong_together_are_one_clear_complaint(tmp
     assert (code, out) == (1, "")
     [line] = err.splitlines()
     assert "server.tls" in line
+
+
+async def test_all_descriptors_that_may_be_had_are_taken(tmp_path: Path) -> None:
+    configuration = tmp_path / "routes.yaml"
+    configuration.write_text(DEMO)
+    few = running_file(configuration, tmp_path, module="tests.support.few_files", FEWER_FILES="64", MOST_FILES="512")
+    async with few as gateway:
+        limits = Path(f"/proc/{gateway.process.pid}/limits").read_text()
+    [files] = [line.split() for line in limits.splitlines() if line.startswith("Max open files")]
+    assert files[3:5] == ["512", "512"]

@@ -31,7 +31,7 @@ class KnownHead:
 
 
 class KnownHeads:
-    """Those of one port's clients, by the address they come from, in at most 1 MiB. Bodies: at most `max_body_bytes`.
+    """A few hundred of one port's clients, by the address they come from. Bodies have at most `max_body_bytes`.
 
     What is in them is secret: credentials among it.
     """

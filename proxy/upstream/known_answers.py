@@ -29,7 +29,7 @@ class KnownAnswer(NamedTuple):
 
 
 class KnownAnswers:
-    """At most 1 MiB of them."""
+    """A few hundred of them."""
 
     def __init__(self) -> None:
         self._sized: dict[bytes, KnownAnswer] = {}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from proxy.downstream.server import ClientRunner
 from proxy.downstream.outlet import Outlet
+from proxy.downstream.server import ClientRunner
 from proxy.streams.stream import Stream
 from tests.support.raw_client import RawClient, get, raw_client
 

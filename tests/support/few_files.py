@@ -1,4 +1,5 @@
-"""The gateway's command, with few file descriptors to be had: as many as the variable `MOST_FILES` says.
+"""The gateway's command, with few file descriptors to be had: as many as the variable `MOST_FILES` says, and fewer at
+first where `FEWER_FILES` says so.
 
 Run as `python -m tests.support.few_files serve ...`.
 """
@@ -13,5 +14,5 @@ from proxy.__main__ import main
 
 if __name__ == "__main__":
     most = int(os.environ["MOST_FILES"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.environ.get("FEWER_FILES", most)), most))
     sys.exit(main(sys.argv[1:]))
