@@ -16,7 +16,7 @@ const BACKOFF_MS = { first: 500, most: 30_000 };
 const READY_WITHIN_MS = 15_000;
 const SETTLED_MS = 5_000; // a socket that lived so long was a good one: the backoff begins anew
 const PONG_WITHIN_MS = 4_000;
-const BUFFERED_MS = 1_000; // what comes so soon after a question may have waited in a buffer, and prove nothing
+const BUFFERED_MS = 1_000; // what comes sooner than this after a ping may be old
 const CHECK_MS = 12_500; // at most, between looks at the pulse
 const LATE_MS = 2_000; // a timer so late slept: the page was frozen, or the computer
 const DEAD_AFTER_BEATS = 2.5;
@@ -334,7 +334,7 @@ export class Pulse {
   /** When to `check` next. */
   get checkInMs() { return this.#asked === null ? Math.min(CHECK_MS, (this.beatMs ?? Infinity) / 2) : PONG_WITHIN_MS; }
 
-  /** Something has come; `isAnswer`: to a ping. While an answer is due, what comes at once is none. */
+  /** Something has come; `isAnswer`: to a ping. */
   hear(now, isAnswer = false) {
     this.#heard = now;
     if (isAnswer || now - this.#asked >= BUFFERED_MS) this.#asked = null;

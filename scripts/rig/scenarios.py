@@ -90,6 +90,8 @@ def _paced(
 SCENARIOS = (
     _paced("S2", "200 streams, 50 events/s each: CPU", 200, 50, 4, essential=True),
     _paced("S2H", "200 streams, 125 events/s each: CPU", 200, 125, 4, usual=False),
+    _paced("G10", "10 streams, 50 events/s each: CPU", 10, 50, 4, usual=False),
+    _paced("G1000", "1,000 streams, 10 events/s each: CPU", 1000, 10, 4, usual=False),
     Scenario(
         "S1",
         "64 streams, as fast as they go: CPU",

@@ -497,8 +497,10 @@ async def test_an_end_that_overtakes_a_cancel_is_the_only_one(tmp_path: Path) ->
     async with responses_session(model, tmp_path) as client:
         await client.send(create("one"))
         await client.until("response.output_text.delta")
-        [turn] = [each for each in gc.get_objects() if isinstance(each, ResponseTurn) and each._watcher is not None]
-        [exchange] = [each for each in gc.get_objects() if isinstance(each, Exchange) and each._connection is not None]
+        [turn] = [each for each in gc.get_objects() if type(each) is ResponseTurn and each._watcher is not None]
+        [exchange] = [
+            each for each in gc.get_objects() if issubclass(type(each), Exchange) and each._connection is not None
+        ]
         turn.cancel(None)
         exchange.body_received(completed("resp_one", "one"))
         assert kinds(await client.answer()) == ["response.completed"]

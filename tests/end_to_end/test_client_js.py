@@ -126,7 +126,7 @@ async def test_streams_that_the_gateway_does_not_take_at_once_wait_for_a_place(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1])  # many more cuts: test_page_cuts
 async def test_the_line_may_be_cut_at_any_moment(browser: Browser, gateway: RunningGateway, seed: int) -> None:
     chance = random.Random(seed)
     async with laid_cable(gateway.url) as cable, watched_page(browser) as watched:

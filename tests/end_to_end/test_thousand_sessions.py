@@ -29,7 +29,7 @@ SESSIONS: Final = 1_000
 AT_ONCE: Final = 25
 STREAMS: Final = 5
 EVENTS: Final = 2
-EVENT_BYTES: Final = 55_000
+EVENT_BYTES: Final = 36_000
 EVERYTHING_BYTES: Final = SESSIONS * STREAMS * EVENTS * EVENT_BYTES
 ROUTES: Final = """
 discover: false
