@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import websockets
@@ -37,6 +37,7 @@ from tests.support.upstream import LAST_CHUNK, OK_EVENTS, Peer, Script, answer, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+T = TypeVar("T")
 WHOLE = answering(OK_EVENTS, chunk(created() + delta() + completed()), LAST_CHUNK)
 
 
@@ -491,16 +492,20 @@ async def test_a_request_cancelled_in_the_same_breath_ends_and_the_lane_goes_on(
     assert (record.status, record.end_state) == (499, EndState.CLIENT_CLOSED)
 
 
+def alive(kind: type[T]) -> list[T]:
+    """All of this kind, those of other tests among them."""
+    return [each for each in gc.get_objects() if issubclass(type(each), kind)]
+
+
 async def test_an_end_that_overtakes_a_cancel_is_the_only_one(tmp_path: Path) -> None:
     """The cancel is carried out one turn of the loop later; meanwhile the model server's last event comes."""
     model = Gated()
+    earlier = alive(ResponseTurn), alive(Exchange)
     async with responses_session(model, tmp_path) as client:
         await client.send(create("one"))
         await client.until("response.output_text.delta")
-        [turn] = [each for each in gc.get_objects() if type(each) is ResponseTurn and each._watcher is not None]
-        [exchange] = [
-            each for each in gc.get_objects() if issubclass(type(each), Exchange) and each._connection is not None
-        ]
+        [turn] = [each for each in alive(ResponseTurn) if each not in earlier[0]]
+        [exchange] = [each for each in alive(Exchange) if each not in earlier[1]]
         turn.cancel(None)
         exchange.body_received(completed("resp_one", "one"))
         assert kinds(await client.answer()) == ["response.completed"]
