@@ -114,6 +114,8 @@ class StreamedAnswer:
         self._finish()
 
     def _finish(self) -> None:
+        if self._outlet is not None:
+            self._outlet.break_silence(None, self.keep_alive)  # one more would stand in front of the next answer
         if not self.finished.done():
             self.finished.set_result(None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.downstream.streamed import StreamedAnswer
 from proxy.telemetry.record import EndState
 from proxy.wire.sse import Parser
 from tests.support.raw_client import chat, post, raw_client
@@ -100,6 +101,30 @@ async def test_a_client_that_wants_the_connection_closed_gets_it_closed(tmp_path
 KEEPALIVES = {"/v1/chat/completions": b": ping\n", "/v1/messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
 KEEPALIVES |= {"/v1/completions": b": ping\n", "/v1/responses": b": ping\n"}
 VENDORS = {"/v1/messages": ANTHROPIC, "/v1/responses": RESPONSES}
+
+
+async def test_no_sign_of_life_follows_the_end_of_a_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that stood still for so long may look at its timers first, and at those who wait for the end later."""
+    end_with = StreamedAnswer.end_with
+
+    def end_and_stand_still(answer: StreamedAnswer, last_words: bytes) -> None:
+        end_with(answer, last_words)
+        outlet = answer._outlet
+        assert outlet is not None
+        if outlet._silence_timer is not None:
+            outlet._last_put = 0.0
+            outlet._check_silence()
+
+    monkeypatch.setattr(StreamedAnswer, "end_with", end_and_stand_still)
+    async with (
+        scripted_upstream(answering(OK_EVENTS, chunk(ONE + STOP + DONE), LAST_CHUNK)) as upstream,
+        served(one_route(upstream.url, "keepalive: 30s"), tmp_path) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        for _ in range(2):
+            await client.send(post("/v1/chat/completions", chat()))
+            answer = await client.answer()
+            assert (answer.status, answer.whole, answer.body) == (200, True, ONE + STOP + DONE)
 
 
 @pytest.mark.parametrize("path", KEEPALIVES)

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 ROUTES: Final = """
 routes:
-  m: demo://?tokens=12&interval=10ms&first=10ms
+  m: demo://?tokens=12&interval=50ms&first=10ms
   long: demo://?tokens=2000&interval=10ms
   tools: {replicas: ["demo://?tokens=12&interval=10ms&first=10ms"], tools: [bench]}
 """
