@@ -40,10 +40,19 @@ class ClientSocket(BaseProtocol):
     visitor: object
     _on_writing: Callable[[bool], None] | None
     _stalled: _StalledReader | None
+    _take_over: TakeOver
 
     def remember(self, request: web.BaseRequest, visitor: object) -> None:
         """The request that is served has been let in: its head means this `visitor`."""
         self.visitor = visitor
+
+    def hand_over(self, data: bytes, *, known: bool) -> None:
+        """The other protocol goes on with the connection, `data` first: the quick one, where its head is `known`."""
+        transport, self.transport = self.transport, None
+        paused = self._paused
+        self.connection_lost(None)
+        if transport is not None:
+            self._take_over(transport, data, paused=paused, known=known)
 
     def tell_of_writing(self, callback: Callable[[bool], None] | None) -> None:
         """Call `callback(paused)` when the reader falls behind, and when it has caught up; None: no more."""

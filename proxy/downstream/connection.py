@@ -160,7 +160,7 @@ class ClientConnection(ClientSocket, RequestHandler):
         if self._due == 0 and (self._request_count == 0 if waiter is None else not waiter.done()) and peer:
             head = sized_head(data)
             if head is not None and heads.find(peer[0], head) is not None:
-                self._hand_over(data)
+                self.hand_over(data, known=True)
                 return True
             self._head = data
             self._due = 0 if head is None else head.body_at + head.length
@@ -168,14 +168,6 @@ class ClientConnection(ClientSocket, RequestHandler):
         if self._due < 0:
             self._heads = None
         return False
-
-    def _hand_over(self, data: bytes) -> None:
-        """The quick connection goes on with it, `data` first."""
-        transport, self.transport = self.transport, None
-        paused = self._paused
-        self.connection_lost(None)
-        if transport is not None:
-            self._take_over(transport, data, paused=paused, known=True)
 
     def _keeps_rules(self, data: bytes) -> bool:
         """Whether the frames in `data` are to be read."""

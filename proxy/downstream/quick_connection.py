@@ -99,7 +99,7 @@ class QuickConnection(ClientSocket):
             head = sized_head(data) if self.peername else None
             known = self._heads.find(self.peername[0], head) if head is not None else None
             if head is None or known is None:
-                self._hand_over(data)
+                self.hand_over(data, known=False)
             else:
                 self._begin(known, head, data)
 
@@ -203,14 +203,6 @@ class QuickConnection(ClientSocket):
             self._pause_transport_reading()
 
     # ---- between requests ----
-
-    def _hand_over(self, data: bytes) -> None:
-        """Aiohttp goes on with the connection, `data` first."""
-        transport, self.transport = self.transport, None
-        paused = self._paused
-        self.connection_lost(None)
-        if transport is not None:
-            self._take_over(transport, data, paused=paused, known=False)
 
     def _check_idle(self) -> None:
         self._idle_timer = None
