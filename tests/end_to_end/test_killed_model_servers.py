@@ -108,7 +108,8 @@ async def test_what_the_other_model_server_can_answer_it_does(model_server: Mode
             mortal = await started("first-life")
             routes = (
                 f"discover: false\nroutes: {{tiny: {{model: {json.dumps(model_server.model)}, "
-                f"replicas: ['{model_server.url}', '{mortal.url}'], health: {{every: 500ms, fall: 2, rise: 1}}}}}}\n"
+                f"replicas: ['{model_server.url}', '{mortal.url}'], "
+                "health: {every: 500ms, timeout: 30s, fall: 2, rise: 1}}}\n"
             )
             async with running_gateway(routes, tmp_path) as gateway, under_load(gateway.url) as load:
                 await load.more_by("0", 5)

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 
 from tests.support.cable import laid_cable
 from tests.support.gateway import running_gateway
+from tests.support.model_server import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,6 +50,7 @@ routes:
     model: {json.dumps(model_server.model)}
     aliases: [gpt-tiny]
     replicas: ["{model_server.url}"]
+    {PATIENT}
 """
     async with running_gateway(routes, tmp_path_factory.mktemp("gateway")) as running:
         yield running
@@ -172,7 +174,7 @@ async def test_a_cancelled_websocket_answer_leaves_the_socket_usable(
 
 async def test_a_client_that_leaves_closes_the_server_s_connection(model_server: ModelServer, tmp_path: Path) -> None:
     async with laid_cable(model_server.url) as cable:
-        routes = f"routes: {{tiny: {{model: {json.dumps(model_server.model)}, replicas: ['{cable.url}']}}}}"
+        routes = f"routes: {{tiny: {{model: {json.dumps(model_server.model)}, replicas: ['{cable.url}'], {PATIENT}}}}}"
         async with running_gateway(routes, tmp_path) as gateway, client(gateway.url) as sdk:
             async with await sdk.chat.completions.create(**chat("tiny", "hi", **NEVER_ENDS), stream=True) as stream:
                 for _ in range(5):

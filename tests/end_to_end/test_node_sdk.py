@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import running_gateway
+from tests.support.model_server import PATIENT
 
 if TYPE_CHECKING:
     from tests.support.model_server import ModelServer
@@ -42,7 +43,7 @@ async def test_the_sdk_streams_a_real_server_s_answer(model_server: ModelServer,
     routes = f"""
 discover: false
 routes:
-  tiny: {{model: {json.dumps(model_server.model)}, replicas: ["{model_server.url}"]}}
+  tiny: {{model: {json.dumps(model_server.model)}, replicas: ["{model_server.url}"], {PATIENT}}}
 """
     request = chat("tiny", "Tell me about water", temperature=0, max_tokens=60)
     async with running_gateway(routes, tmp_path) as gateway:

@@ -11,6 +11,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from tests.support.gateway import running_gateway
+from tests.support.model_server import PATIENT
 from tests.support.stages import framed, lines, stage
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ AN_ANSWER_S_OWN = {"id", "created"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
-    routes = f"routes: {{m: {{model: {json.dumps(model_server.model)}, replicas: ['{model_server.url}']}}}}\n"
+    served = f"model: {json.dumps(model_server.model)}, replicas: ['{model_server.url}'], {PATIENT}"
+    routes = f"routes: {{m: {{{served}}}}}\n"
     async with running_gateway(routes, tmp_path_factory.mktemp("gateway")) as running:
         yield running
 

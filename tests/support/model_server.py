@@ -5,6 +5,7 @@ Leaves the making of the model to tests/model_server/make_model.py, and the envi
 """
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv-model-server" / "bin"
 RECIPE = (ROOT / "tests/model_server/make_model.py", ROOT / "tests/model_server/requirements.txt")
 START_TIMEOUT_S = 300.0  # loading torch takes 7 s on two idle cores, more than a minute on busy ones
+PATIENT = "health: {timeout: 30s}"
+"""For routes to it: a server that is kept from its core for seconds is no dead one, which refuses at once."""
 STOP_TIMEOUT_S = 10.0
 
 
@@ -77,8 +80,10 @@ def running_model_server(model: Path, log: Path, port: int | None = None) -> Ite
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_environment(), start_new_session=True
         )
     try:
-        _wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
-        yield ModelServer(f"http://127.0.0.1:{port}", str(model), process.pid)
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_healthy(process, url, log)
+        _warm_up(url, str(model))
+        yield ModelServer(url, str(model), process.pid)
     finally:
         _stop(process)
 
@@ -94,6 +99,15 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -
     pytest.fail(
         f"the model server did not start (exit code {process.poll()}):\n{log.read_text()[-4000:]}", pytrace=False
     )
+
+
+def _warm_up(url: str, model: str) -> None:
+    """Have it answer once: the model is loaded for that, and on busy cores it answers no health check meanwhile."""
+    question = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    body = json.dumps(question).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
+        answer.read()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
