@@ -7,7 +7,7 @@ from math import ceil
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, Unauthorized
 from proxy.protocols import endpoints
 from proxy.relay import Answer
 from proxy.telemetry.record import UNKNOWN, RequestRecord
@@ -37,6 +37,8 @@ def error_response(error: GatewayError, path: str, record: RequestRecord) -> web
     )
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(ceil(error.retry_after_s))
+    if isinstance(error, Unauthorized):
+        response.headers["x-should-retry"] = "false"  # Claude Code would try the same key for ever
     if error.code in CLOSING_CODES:
         response.force_close()
     return response

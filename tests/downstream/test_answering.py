@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.downstream.answering import CLOSING_CODES, error_response, stream_headers
-from proxy.errors import BodyTooLarge, ModelNotFound, Unavailable
+from proxy.errors import BodyTooLarge, Forbidden, ModelNotFound, Unauthorized, Unavailable
 from proxy.telemetry.record import RequestRecord
 from tests.support.raw_client import chat, post, raw_client
 from tests.support.served import one_route, served
@@ -65,6 +65,11 @@ def test_a_stream_begun_before_anything_is_known_names_no_replica() -> None:
         "Cache-Control": "no-cache, no-transform",
         "X-Accel-Buffering": "no",
     }
+
+
+def test_a_wrong_key_is_not_to_be_tried_again() -> None:
+    assert error_response(Unauthorized("no"), "/v1/messages", record()).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in error_response(Forbidden("no"), "/v1/messages", record()).headers
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "1"), (1, "1"), (2.4, "3"), (None, None)])
