@@ -25,6 +25,7 @@ from proxy.upstream.connection import UpstreamConnection
 from tests.support.mux import mux
 from tests.support.raw_client import chat, post, raw_client
 from tests.support.served import Served, one_route, served
+from tests.support.stages import stage
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, ROLE, STOP, Peer, chunk, content, scripted_upstream
 
 PATIENCE_S = 10.0
@@ -136,6 +137,29 @@ async def over_http_resumable(gateway: Served) -> AsyncIterator[Hears]:
         yield hears
 
 
+@asynccontextmanager
+async def over_a_stage(gateway: Served) -> AsyncIterator[Hears]:
+    async with raw_client(gateway.port) as client:
+        await client.send(post("/stream/v1/chat", json.dumps(stage()).encode()))
+
+        async def hears(text: bytes) -> None:
+            await client.reader.readuntil(b"event: done" if text == b"[DONE]" else text)
+
+        yield hears
+
+
+@asynccontextmanager
+async def over_a_stage_s_websocket(gateway: Served) -> AsyncIterator[Hears]:
+    async with websockets.connect(gateway.ws_url + "/stream/v1/chat", compression=None) as socket:
+        await socket.send(json.dumps(stage()))
+
+        async def hears(text: bytes) -> None:
+            while (b'"event":"done"' if text == b"[DONE]" else text) not in await socket.recv(decode=False):
+                pass
+
+        yield hears
+
+
 async def costs_of_reads(
     client: Callable[[Served], AbstractAsyncContextManager[Hears]],
     events_a_read: int,
@@ -182,6 +206,8 @@ async def costs_of_reads(
         pytest.param(over_http_resumable, 1, Cost(15, 22), id="an event a read, over HTTP, resumable"),
         pytest.param(over_mux, 20, Cost(113, 159), id="twenty events a read, over mux"),
         pytest.param(over_mux_resumable, 20, Cost(115, 220), id="twenty events a read, over mux, resumable"),
+        pytest.param(over_a_stage, 1, Cost(19, 29), id="an event a read, of a stage over HTTP"),
+        pytest.param(over_a_stage_s_websocket, 1, Cost(13, 20), id="an event a read, of a stage over a WebSocket"),
     ],
 )
 async def test_an_event_takes_no_more_calls_than_it_did(
