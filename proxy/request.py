@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.errors import InvalidRequest
-from proxy.wire.json_members import Member, decoded_value, edited, encoded_value, find_members
+from proxy.wire.json_members import Member, Piece, decoded_value, edited, edited_pieces, encoded_value, find_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # A second one of these could mean one thing to the gateway and another to the replica. Any other duplicate passes.
 MEMBERS_SENT_ONCE = frozenset({"model", "stream", "stream_options", "n", "prompt", "tools"})
+OPENING_BYTES = 64
+"""Blanks aside, more than enough to tell one kind of value from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,21 @@ class RequestBody:
         written = self._written(name)
         return default if written is None else decoded_value(written)
 
+    def opening(self, name: str) -> bytes:
+        """How the value of a top-level member begins, which tells its kind; empty where there is none."""
+        found = self._member(name)
+        return b"" if found is None else self.raw[found.start : min(found.end, found.start + OPENING_BYTES)]
+
     def replaced(self, changes: Mapping[str, object]) -> bytes:
         """The body with these top-level members' values changed, or put in front if absent; the rest as it is.
 
         A value in bytes is JSON already.
         """
         return edited(self.raw, self.members, changes)
+
+    def pieces(self, changes: Mapping[str, object]) -> list[Piece]:
+        """As `replaced`, not joined: of a long body nothing is copied."""
+        return edited_pieces(self.raw, self.members, changes)
 
     def object_with(self, name: str, changes: Mapping[str, object]) -> bytes:
         """The value of `name`, an object, with members of its own changed likewise; `changes` alone where it is absent
@@ -70,9 +81,14 @@ class RequestBody:
 
     def _written(self, name: str) -> bytes | None:
         """A top-level member's value as it was written."""
+        found = self._member(name)
+        return None if found is None else self.raw[found.start : found.end]
+
+    def _member(self, name: str) -> Member | None:
+        """The last one of this name."""
         for member in reversed(self.members):
             if member.name == name:
-                return self.raw[member.start : member.end]
+                return member
         return None
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.request import RequestBody
+from proxy.request import OPENING_BYTES, RequestBody
 from proxy.wire.json_members import MOST_MEMBERS
 
 CHAT = b'{"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
@@ -209,6 +209,28 @@ def test_absent_members_are_put_in_front() -> None:
 
 def test_nothing_changes_without_changes() -> None:
     assert RequestBody.parse(CHAT).replaced({}) == CHAT
+
+
+def test_the_pieces_of_a_change_are_what_is_changed() -> None:
+    body = RequestBody.parse(CHAT)
+    for changes in ({"model": "llama", "n": 1}, {"n": 1}, {}):
+        assert b"".join(body.pieces(changes)) == body.replaced(changes)
+
+
+@pytest.mark.parametrize(
+    ("value", "opening"),
+    [
+        (b'"gateway"', b'"gateway"'),
+        (b"[1, 2]", b"[1, 2]"),
+        (b"null", b"null"),
+        (b'"' + b"x" * 1000 + b'"', b'"' + b"x" * (OPENING_BYTES - 1)),
+        (b'1,"tools":[2]', b"[2]"),
+    ],
+)
+def test_how_a_value_begins_is_seen_without_the_rest(value: bytes, opening: bytes) -> None:
+    body = RequestBody.parse(b'{"stream":true,"model":"m","x":' + value.replace(b"tools", b"x") + b',"y":7}')
+    assert body.opening("x") == opening
+    assert body.opening("z") == b""
 
 
 def test_what_is_written_is_ascii_whatever_it_says() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import websockets
 
 from tests.support.gateway import running_file, running_gateway
 from tests.support.raw_client import ask, chat, get, post, raw_client
@@ -117,6 +119,29 @@ async def test_a_second_signal_stops_at_once(second: signal.Signals, tmp_path: P
         assert await stopped(gateway) == 130
         assert not (await client.rest()).endswith(LAST_CHUNK)
         assert "client_closed" in gateway.log()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in its own way")
+async def test_a_long_prompt_is_copied_into_memory_that_is_there(tmp_path: Path) -> None:
+    prompt = json.dumps(chat(messages=[{"role": "user", "content": "word " * 200_000}]))
+    async with running_gateway(DEMO, tmp_path) as gateway, websockets.connect(f"{gateway.ws_url}/v1/ws") as session:
+
+        async def asked(times: int) -> int:
+            """How many new pages so many prompts take."""
+            before = _page_faults(gateway.process.pid)
+            for _ in range(times):
+                await session.send(prompt)
+                while await session.recv() != "[DONE]":
+                    pass
+            return _page_faults(gateway.process.pid) - before
+
+        await asked(4)
+        assert await asked(8) < 8 * 100, "a megabyte has 256 pages"
+
+
+def _page_faults(pid: int) -> int:
+    """Without those that the disk was asked for."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[7])
 
 
 async def test_sigint_is_130_and_sigterm_0_when_nothing_runs(tmp_path: Path) -> None:

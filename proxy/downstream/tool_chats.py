@@ -27,8 +27,8 @@ _JSON: Header = ("Content-Type", "application/json")
 
 
 def leaves_tools_to_us(request: ProxyRequest) -> bool:
-    """Whether the client asks the gateway to run the route's tools. One search for any other request."""
-    return _MARK in request.body.raw and request.path == CHAT and request.body.value("tools") == "gateway"
+    """Whether the client asks the gateway to run the route's tools."""
+    return request.path == CHAT and request.body.opening("tools") == _MARK
 
 
 class ToolChats:

@@ -74,6 +74,8 @@ class RequestFacts(Protocol):
 
     def value(self, name: str, default: object = None) -> object: ...
 
+    def opening(self, name: str) -> bytes: ...
+
 
 def _never(request: RequestFacts) -> bool:
     return False

@@ -125,3 +125,6 @@ class _Streaming:
 
     def value(self, name: str, default: object = None) -> object:
         return default
+
+    def opening(self, name: str) -> bytes:
+        return b""

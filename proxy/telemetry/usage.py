@@ -89,10 +89,29 @@ def usage_unanswered(protocol: StreamProtocol, body: RequestBody) -> Usage:
 
 def prompt_tokens(body: RequestBody) -> int:
     """About how many tokens the model reads. Decodes nothing; pictures and sounds count nothing, being no text."""
-    prompt = [body.raw[start:end] for name, start, end in body.members if name in _PROMPT]
-    strings = [string for value in prompt for string in value.split(b'"')]
-    return sum(len(string) for string in strings if not _is_binary(string)) // BYTES_A_TOKEN
+    texts = [_text_bytes(body.raw, start, end) for name, start, end in body.members if name in _PROMPT]
+    return sum(texts) // BYTES_A_TOKEN
 
 
-def _is_binary(string: bytes) -> bool:
-    return len(string) >= BINARY_BYTES and b" " not in string[:BINARY_BYTES] and string.isascii()
+def _text_bytes(raw: bytes, at: int, end: int) -> int:
+    """The bytes of this value that are text, less the quotes. In steps of a thousand bytes: taken apart at its quotes,
+    a megabyte of code held the event loop for up to 77 ms."""
+    text = 0
+    while at < end:
+        near = min(at + BINARY_BYTES, end)
+        last = raw.rfind(b'"', at, near)
+        if last >= 0:  # the strings up to there are shorter than binary ones
+            text += last - at - raw.count(b'"', at, last)
+            at = last + 1
+            continue
+        stop = raw.find(b'"', near, end)
+        stop = end if stop < 0 else stop
+        if not _is_binary(raw, at, stop):
+            text += stop - at
+        at = stop + 1
+    return text
+
+
+def _is_binary(raw: bytes, start: int, stop: int) -> bool:
+    begun = start + BINARY_BYTES
+    return begun <= stop and raw.find(b" ", start, begun) < 0 and raw[start:stop].isascii()

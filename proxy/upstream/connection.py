@@ -7,7 +7,7 @@ what an answer means is the exchange's business, and which connection serves who
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import httptools
@@ -18,6 +18,7 @@ from proxy.upstream.deadlines import Deadlines
 from proxy.upstream.gather import Gatherer
 from proxy.upstream.known_answers import KnownAnswer, KnownAnswers
 from proxy.wire.chunked import ChunkedBody, ChunkingError, known_size
+from proxy.wire.json_members import Piece
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of the head; and of trailers or chunk extensions that come without a byte of the body."""
@@ -124,15 +125,19 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a request can be sent now."""
         return not self._busy and self._transport is not None and not self._transport.is_closing()
 
-    def send(self, request: bytes, receiver: Receiver) -> None:
-        """Send one whole request; its answer is pushed to `receiver`. The caller's duty: only when `usable`."""
+    def send(self, request: bytes | Sequence[Piece], receiver: Receiver) -> None:
+        """Send one whole request, if need be in pieces; its answer is pushed to `receiver`. The caller's duty: only
+        when `usable`."""
         assert self._transport is not None
         self._busy = True
         self._receiver = receiver
         if self._gatherer is not None and (raw := self._transport.get_extra_info("socket")) is not None:
             self._awaited = raw.fileno()
             self._gatherer.await_first(self._awaited)
-        self._transport.write(request)
+        if isinstance(request, bytes):
+            self._transport.write(request)
+        else:
+            self._transport.writelines(request)
 
     def flow(self) -> None:
         """The answer's first content came: what follows may be gathered with what other connections bring."""

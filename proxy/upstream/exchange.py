@@ -7,7 +7,7 @@ from then on. What to do when it fails (another replica, a status) is dispatch's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamTruncated
@@ -20,6 +20,7 @@ from proxy.streams.stream import Stream
 from proxy.upstream.answer_head import AnswerHead
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.redaction import Redaction
+from proxy.wire.json_members import Piece
 from proxy.wire.sse import Event, EventTooLarge, Parser, plain_event
 
 WHOLE_BYTES = 256 * 1024
@@ -141,7 +142,7 @@ class Exchange:
 
     # ---- dispatch's side ----
 
-    def begin(self, connection: UpstreamConnection, request: bytes) -> None:
+    def begin(self, connection: UpstreamConnection, request: bytes | Sequence[Piece]) -> None:
         """Send the request. The answer is then in `opened`, and what flows after it in the stream.
 
         Raises what the stream was interrupted with meanwhile; the caller then closes the exchange.

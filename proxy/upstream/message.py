@@ -9,25 +9,41 @@ from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.replica import Replica
 from proxy.routing.table import Route
 from proxy.wire.headers import Header, request_head, towards_upstream
+from proxy.wire.json_members import Piece
 
 REQUEST_ID = "x-request-id"
 MOST_HEADS = 16
 """So many heads are kept for a client that sends the same headers again and again."""
+COPIED_BYTES = 64 * 1024
+"""A body as long as this is sent in pieces: copying a megabyte into fresh memory takes as long as sending it."""
 JSON_BODY: Header = ("Content-Type", "application/json")
 
 
-def upstream_message(request: ProxyRequest, route: Route, replica: Replica, *, asks_for_usage: bool) -> bytes:
-    """The request as this replica gets it: its own name of the model, its own credentials, nothing it need not know."""
-    body = _upstream_body(request.body, route, asks_for_usage=asks_for_usage)
-    head, names_request = _head(request, route, replica)
-    name = b"" if names_request else b"x-request-id: %b\r\n" % request.request_id.encode()
-    return b"%b%bContent-Length: %d\r\n\r\n%b" % (head, name, len(body), body)
+def upstream_message(
+    request: ProxyRequest, route: Route, replica: Replica, *, asks_for_usage: bool
+) -> bytes | list[Piece]:
+    """The request as this replica gets it: its own name of the model, its own credentials, nothing it need not know.
+    In pieces, where it is long."""
+    body = request.body
+    changes = _changes(body, route, asks_for_usage=asks_for_usage)
+    if len(body.raw) < COPIED_BYTES:
+        whole = body.replaced(changes) if changes else body.raw
+        return _start(request, route, replica, len(whole)) + whole
+    pieces = body.pieces(changes)
+    return [_start(request, route, replica, sum(map(len, pieces))), *pieces]
 
 
 def probing_message(replica: Replica, path: str) -> bytes:
     """A GET of `path`, with nothing but the replica's own headers."""
     headers = [("Host", replica.origin.authority), *replica.headers, ("Accept-Encoding", "identity")]
     return request_head("GET", replica.target(path, ""), headers)
+
+
+def _start(request: ProxyRequest, route: Route, replica: Replica, length: int) -> bytes:
+    """What stands before a body of this length."""
+    head, names_request = _head(request, route, replica)
+    name = b"" if names_request else b"x-request-id: %b\r\n" % request.request_id.encode()
+    return b"%b%bContent-Length: %d\r\n\r\n" % (head, name, length)
 
 
 def _head(request: ProxyRequest, route: Route, replica: Replica) -> tuple[bytes, bool]:
@@ -44,13 +60,13 @@ def _head(request: ProxyRequest, route: Route, replica: Replica) -> tuple[bytes,
     return kept
 
 
-def _upstream_body(body: RequestBody, route: Route, *, asks_for_usage: bool) -> bytes:
+def _changes(body: RequestBody, route: Route, *, asks_for_usage: bool) -> dict[str, object]:
     changes: dict[str, object] = {}
     if route.upstream_model != body.model:
         changes["model"] = route.upstream_model
     if asks_for_usage:
         changes["stream_options"] = body.object_with("stream_options", {"include_usage": True})
-    return body.replaced(changes) if changes else body.raw
+    return changes
 
 
 def _crossing(request: ProxyRequest, route: Route, replica: Replica) -> list[Header]:

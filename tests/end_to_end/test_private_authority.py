@@ -12,10 +12,12 @@ from aiohttp import web
 from tests.support.gateway import running_file
 from tests.support.tls import certificate
 
+LONG_PROMPT = "word " * 40_000  # one that is sent in pieces
 ANSWER = {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}]}
 
 
 async def answer(request: web.Request) -> web.Response:
+    assert (await request.json())["messages"] == [LONG_PROMPT]
     return web.json_response(ANSWER)
 
 
@@ -34,7 +36,9 @@ async def test_a_replica_is_trusted_by_what_the_environment_names(vouched_for: b
         file.write_text(f"routes: {{m: 'https://127.0.0.1:{runner.addresses[0][1]}'}}\n", encoding="utf-8")
         trust = {"SSL_CERT_FILE": str(own)} if vouched_for else {}
         async with running_file(file, tmp_path, **trust) as gateway, aiohttp.ClientSession() as client:
-            async with client.post(f"{gateway.url}/v1/chat/completions", json={"model": "m", "messages": []}) as told:
+            async with client.post(
+                f"{gateway.url}/v1/chat/completions", json={"model": "m", "messages": [LONG_PROMPT]}
+            ) as told:
                 body = await told.json()
         assert (told.status, body) == (200, ANSWER) if vouched_for else told.status == 502
     finally:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import ModelNotFound, UpstreamTruncated
 from proxy.protocols import OPENAI, Failure, Sighting, Watcher
+from proxy.protocols.openai import several_choices
 from proxy.request import RequestBody
 from tests.support.watching import play, see, watch
 
@@ -336,6 +337,41 @@ def test_a_server_that_ignores_n_still_completes() -> None:
     watcher = watch(OPENAI, n=3)
     play(watcher, 'content | | {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}')
     assert watcher.complete
+
+
+@pytest.mark.parametrize(
+    ("written", "several"),
+    [
+        ('"a"', False),
+        ('"[\\"a\\",\\"b\\"]"', False),
+        ("null", False),
+        ("[ 1,2]", False),
+        ("[-1,2]", False),
+        ("[" + " " * 100 + "1,2]", False),
+        ("[]", False),
+        ("[\n ]", False),
+        ('[\n"a"]', False),
+        ('[ "a" , "b"]', True),
+        ("[\t[1,2],[3]]", True),
+        ("[" + " " * 100 + '"a","b"]', True),
+    ],
+)
+def test_several_prompts_are_told_by_how_they_are_written(written: str, several: bool) -> None:
+    body = RequestBody.parse(b'{"model":"m","prompt":%b}' % written.encode())
+    assert several_choices(body) is several
+
+
+def test_a_long_prompt_is_not_decoded_to_tell_that_it_is_one() -> None:
+    decoded = []
+
+    class Watched(RequestBody):
+        def value(self, name: str, default: object = None) -> object:
+            decoded.append(name)
+            return super().value(name, default)
+
+    for written in (b'"' + b"word " * 10_000 + b'"', b"[" + b"12345," * 10_000 + b"0]"):
+        assert not several_choices(Watched.parse(b'{"model":"m","prompt":%b}' % written))
+    assert "prompt" not in decoded
 
 
 @pytest.mark.parametrize(

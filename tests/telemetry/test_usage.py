@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.protocols import ANTHROPIC, OPENAI, RESPONSES, UNKNOWN, Sighting, for_path
 from proxy.request import RequestBody
-from proxy.telemetry.usage import Usage, prompt_tokens, usage_of_answer, usage_of_stream, usage_unanswered
+from proxy.telemetry.usage import BINARY_BYTES, Usage, prompt_tokens, usage_of_answer, usage_of_stream, usage_unanswered
+from proxy.wire.json_members import Member
 from proxy.wire.sse import Parser
 from tests.support import sse_streams
 from tests.support.watching import see
@@ -232,6 +233,25 @@ def test_a_picture_is_no_text(base64: str) -> None:
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64}"}}
     messages = [{"role": "user", "content": [{"type": "text", "text": PROMPT}, picture]}]
     assert prompt_tokens(body_of(messages=messages)) < 150
+
+
+RUNS = st.builds(
+    bytes.__mul__,
+    st.sampled_from([b"x", b" ", b"a b", "é".encode(), b'"', b'","', b'\\"']),
+    st.sampled_from([0, 1, 2, *range(BINARY_BYTES - 2, BINARY_BYTES + 3), 3 * BINARY_BYTES]),
+)
+
+
+@given(st.lists(RUNS, max_size=8).map(b"".join))
+def test_a_prompt_is_counted_as_if_it_were_taken_apart_at_its_quotes(prompt: bytes) -> None:
+    def is_binary(string: bytes) -> bool:
+        return len(string) >= BINARY_BYTES and b" " not in string[:BINARY_BYTES] and string.isascii()
+
+    before = b'{"model":"m","prompt":'
+    member = Member("prompt", len(before), len(before) + len(prompt))
+    body = RequestBody(before + prompt + b',"x":"' + b"x" * 5000 + b'"}', "m", stream=True, members=(member,))
+    texts = [string for string in prompt.split(b'"') if not is_binary(string)]
+    assert prompt_tokens(body) == sum(map(len, texts)) // 4
 
 
 def test_a_text_without_blanks_is_text_all_the_same() -> None:

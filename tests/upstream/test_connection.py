@@ -546,6 +546,32 @@ async def connected(script: Script) -> AsyncIterator[tuple[UpstreamConnection, a
             await lost.wait()
 
 
+async def test_a_request_in_pieces_is_one_request() -> None:
+    line = Line()
+    line.connection.send([REQUEST[:9], memoryview(REQUEST)[9:40], memoryview(REQUEST)[40:]], Answered())
+    assert line.transport.sent == REQUEST
+
+
+async def test_a_request_in_pieces_reaches_a_slow_server_whole() -> None:
+    long = bytes(range(256)) * (1 << 14)
+    bodies = []
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await turns(20)
+            bodies.append((await peer.request()).body)
+            await peer.send(HI)
+
+    async with connected(script) as (connection, _):
+        for _ in range(2):  # kept alive: the next one follows on the same connection
+            answered = Answered()
+            head = b"POST / HTTP/1.1\r\nHost: gpu\r\nContent-Length: %d\r\n\r\n" % len(long)
+            connection.send([head, memoryview(long)[:5], memoryview(long)[5:]], answered)
+            await answered.over.wait()
+            assert answered.ends == [None]
+    assert bodies == [long, long]
+
+
 async def test_answers_over_a_socket_are_kept_alive() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

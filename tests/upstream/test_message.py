@@ -9,7 +9,7 @@ import pytest
 
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.table import Route
-from proxy.upstream.message import upstream_message
+from proxy.upstream.message import COPIED_BYTES, upstream_message
 from tests.support.dispatching import request_of, route_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def message_of(request: ProxyRequest, route: Route, *, asks_for_usage: bool = False) -> bytes:
-    return upstream_message(request, route, route.replicas[0], asks_for_usage=asks_for_usage)
+    message = upstream_message(request, route, route.replicas[0], asks_for_usage=asks_for_usage)
+    return message if isinstance(message, bytes) else b"".join(message)
 
 
 def lines_of(message: bytes) -> list[str]:
@@ -88,6 +89,23 @@ def test_a_body_that_needs_no_change_is_the_clients_own(tmp_path: Path) -> None:
 def test_asking_for_usage_moves_no_other_byte(raw: bytes, sent: bytes, tmp_path: Path) -> None:
     message = message_of(request_of(raw), route_of(tmp_path, "http://gpu-1"), asks_for_usage=True)
     assert message.endswith(b"\r\nContent-Length: %d\r\n\r\n%b" % (len(sent), sent))
+
+
+@pytest.mark.parametrize("model", ["chat", "llama"])
+def test_a_long_body_is_sent_as_it_lies_there_with_the_same_bytes_around_it(model: str, tmp_path: Path) -> None:
+    route = route_of(tmp_path, "http://gpu-1")
+    short = b'{"model":"%b","stream":true,"messages":[{"role":"user","content":"word"}]}' % model.encode()
+    long = short.replace(b"word", b"word " * COPIED_BYTES)
+    request, asked_long = request_of(short), request_of(long)
+    pieces = upstream_message(asked_long, route, route.replicas[0], asks_for_usage=True)
+    assert not isinstance(pieces, bytes)
+    longest = max(pieces, key=len)
+    assert isinstance(longest, memoryview)
+    assert longest.obj is asked_long.body.raw
+    expected = message_of(request, route, asks_for_usage=True).replace(b"word", b"word " * COPIED_BYTES)
+    _, _, body = expected.partition(b"\r\n\r\n")
+    assert lines_of(b"".join(pieces)) == [*lines_of(expected)[:-1], f"Content-Length: {len(body)}"]
+    assert b"".join(pieces).endswith(b"\r\n\r\n" + body)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "x-api-key", "api-key", "X-API-KEY"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
 from proxy.wire import json_members
-from proxy.wire.json_members import Member, decoded_value, edited, find_members
+from proxy.wire.json_members import Member, decoded_value, edited, edited_pieces, find_members
 
 ONCE = frozenset({"model", "stream"})
 
@@ -131,3 +131,12 @@ def test_an_edit_moves_no_other_byte() -> None:
     assert edited(raw, find_members(raw, ONCE), changes) == (
         b' {"n":2,"model" : "b", "x":{"model":"inner"} , "stream":false} '
     )
+
+
+def test_what_an_edit_leaves_as_it_is_is_not_copied() -> None:
+    raw = b'{"messages":["hi"],"model":"a","stream":true}'
+    pieces = edited_pieces(raw, find_members(raw, ONCE), {"model": "b", "n": 2})
+    assert b"".join(pieces) == b'{"n":2,"messages":["hi"],"model":"b","stream":true}'
+    views = [piece for piece in pieces if isinstance(piece, memoryview)]
+    assert all(view.obj is raw for view in views)
+    assert b"".join(views) == raw.replace(b'"a"', b"")
