@@ -22,7 +22,7 @@
     │   ├── UpstreamIdle        504     upstream_idle
     │   └── UpstreamTimeout     504     upstream_timeout
     ├── TooManyRequests         429     rate_limit_exceeded, queue_full, too_many_streams; with retry_after_s
-    ├── Unavailable             503     no_replica_available, queue_timeout, draining, tools_unavailable
+    ├── Unavailable             503     no_replica_available, queue_timeout, draining, overloaded, tools_unavailable
     │   └── NoReplica                   none of a route's replicas may be asked now: no_replica_available
     └── InternalError           500     internal_error
 

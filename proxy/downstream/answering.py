@@ -22,7 +22,15 @@ JSON_BODY = ("Content-Type", "application/json")
 UNKNOWN_BODY = ("Content-Type", "application/octet-stream")
 
 CLOSING_CODES = frozenset(
-    {"draining", "upgrade_required", "invalid_request", "body_too_large", "unsupported_encoding", "request_timeout"}
+    {
+        "draining",
+        "overloaded",
+        "upgrade_required",
+        "invalid_request",
+        "body_too_large",
+        "unsupported_encoding",
+        "request_timeout",
+    }
 )
 """After these the connection is closed: what follows on it may be the rest of a body as well as another request."""
 

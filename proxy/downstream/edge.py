@@ -42,6 +42,8 @@ def edge(gate: Gate, upgradable: Container[str], publish: Callable[[RequestRecor
         )
         request[RECORD] = record
         try:
+            if request.path not in UNLOGGED:
+                gate.check_room(request)
             gate.check_host(request)
             if "Upgrade" in request.headers and _asks_for_websocket(request) and request.path not in upgradable:
                 raise UpgradeRequired("This path does not speak WebSocket.")

@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.access.keys import Key, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
 from proxy.downstream.client_socket import ClientSocket
-from proxy.errors import Forbidden, Unauthorized
+from proxy.errors import Forbidden, Unauthorized, Unavailable
 from proxy.request import Heads
 from proxy.wire.headers import Header, client_credential, forwarded
 
@@ -44,6 +44,12 @@ class Gate:
             raise Forbidden(
                 "This gateway is not known by that host name; add it to server.allowed_hosts.", code="host_not_allowed"
             )
+
+    def check_room(self, request: web.Request) -> None:
+        """Raise `Unavailable` on a connection that is one too many."""
+        connection = request.protocol
+        if isinstance(connection, ClientSocket) and connection.is_one_too_many:
+            raise Unavailable("Too many clients are connected: come back later.", code="overloaded", retry_after_s=1)
 
     def let_in(self, request: web.Request) -> Visitor:
         """Who asks. Raises `Unauthorized` or `Forbidden`.

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from proxy.downstream.client_socket import KEEPALIVE_S, LINGER_S, ClientSocket, TakeOver
+from proxy.downstream.client_socket import HURRIED_S, KEEPALIVE_S, LINGER_S, ClientSocket, TakeOver
 from proxy.downstream.known_body import KnownBody
 from proxy.downstream.known_heads import KnownHead, KnownHeads
 from proxy.wire.sized_heads import SizedHead, sized_head
@@ -90,7 +90,7 @@ class QuickConnection(ClientSocket):
         self.peername = transport.get_extra_info("peername")
         self.ssl_context = transport.get_extra_info("sslcontext")
         self._server.connection_made(cast("Any", self), self.transport)
-        self._idle_timer = self._loop.call_later(KEEPALIVE_S, self._check_idle)
+        self._idle_timer = self._loop.call_later(self._idle_s, self._check_idle)
 
     def data_received(self, data: bytes) -> None:
         if self._task_handler is not None:
@@ -204,14 +204,18 @@ class QuickConnection(ClientSocket):
 
     # ---- between requests ----
 
+    @property
+    def _idle_s(self) -> float:
+        return HURRIED_S if self.is_one_too_many else KEEPALIVE_S
+
     def _check_idle(self) -> None:
         self._idle_timer = None
         now = self.now()
         since = now if self._task_handler is not None else self._idle_since
-        if since + KEEPALIVE_S <= now:
+        if since + self._idle_s <= now:
             self.force_close()
         else:
-            self._idle_timer = self._loop.call_at(since + KEEPALIVE_S, self._check_idle)
+            self._idle_timer = self._loop.call_at(since + self._idle_s, self._check_idle)
 
     def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:

@@ -1,15 +1,19 @@
-"""What every client's connection has, whoever reads its requests: word of a slow reader, and an end for one that has
-stopped."""
+"""What every client's connection has, whoever reads its requests: word of a slow reader, an end for one that has
+stopped, and for one that comes when descriptors run short."""
 
 from __future__ import annotations
 
+import fcntl
+import resource
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.downstream import client_socket
-from proxy.downstream.client_socket import STALLED_S, UNSENT_BYTES, WRITE_BUFFER_BYTES
+from proxy.downstream.client_socket import HURRIED_S, KEEPALIVE_S, STALLED_S, UNSENT_BYTES, WRITE_BUFFER_BYTES
+from proxy.downstream.descriptors import Left, left_of
 from proxy.telemetry.record import EndState
 from tests.support.client_line import office
 from tests.support.memory_line import Clock, turns
@@ -19,6 +23,7 @@ from tests.support.served import one_route, served
 from tests.support.upstream import DONE, LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 each_reader_of_requests = pytest.mark.parametrize("quick", [True, False], ids=["quick", "aiohttp's"])
@@ -175,3 +180,45 @@ async def test_a_reader_that_stopped_after_the_end_of_its_answer_is_dropped_too(
             answer = await client.answer()
     assert not answer.whole
     assert len(answer.body) < len(big)
+
+
+@contextmanager
+def socket_leaving(left: Left) -> Iterator[socket.socket]:
+    """A socket with as high a number as if all below it were in use."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = next(number for number in range(most // 2, most) if left_of(most, number) is left)
+    with socket.socket() as low, socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD, number)) as high:
+        yield high
+
+
+@each_reader_of_requests
+async def test_a_client_behind_whom_few_descriptors_are_left_is_one_too_many(quick: bool) -> None:
+    async with office(knows_heads=quick) as there:
+        with socket_leaving(Left.ENOUGH) as one, socket_leaving(Left.FEW) as more:
+            lines = [there.line(raw=one), there.line(raw=more)]
+        assert [line.protocol.is_one_too_many for line in lines] == [False, True]
+        assert not any(line.closed for line in lines)
+
+
+@each_reader_of_requests
+async def test_a_client_behind_whom_only_the_reserved_ones_are_left_is_dropped(quick: bool) -> None:
+    async with office(knows_heads=quick) as there:
+        with socket_leaving(Left.RESERVED) as last:
+            line = there.line(raw=last)
+        assert (line.closed, line.sent) == (True, b"")
+        await turns()
+        assert there.server.connections == []
+
+
+async def test_a_client_that_is_one_too_many_and_says_nothing_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    async with office() as there:
+        with socket_leaving(Left.ENOUGH) as one, socket_leaving(Left.FEW) as more:
+            early, late = there.line(raw=one), there.line(raw=more)
+        await clock.advance(HURRIED_S - 0.1)
+        assert not late.closed
+        await clock.advance(0.2)
+        assert late.closed
+        assert not early.closed
+        await clock.advance(KEEPALIVE_S)
+        assert early.closed

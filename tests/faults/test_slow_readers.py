@@ -14,7 +14,7 @@ from tests.support.dialects import STREAMING, Dialect, ask
 from tests.support.leaving import asked
 from tests.support.model_words import Words, well
 from tests.support.records import in_flight, request_record
-from tests.support.served import PATIENCE_S, one_route, served
+from tests.support.served import PATIENCE_S, Served, one_route, served
 from tests.support.upstream import LAST_CHUNK, OK_EVENTS, Peer, chunk, scripted_upstream
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PIECES = 200
 PIECE = "x" * 64 * 1024
 """All of them are 13 MB: the kernel takes some 2 MB on each side of the gateway."""
+HELD_BYTES = client_socket.WRITE_BUFFER_BYTES + 256 * 1024 + 2 * len(PIECE)
+"""The most that may wait for one reader: what does before its upstream is paused, what the loop reads at once on top of
+it, and the event that this completes."""
 
 each_dialect = pytest.mark.parametrize("dialect", STREAMING, ids=lambda dialect: dialect.name)
 
@@ -74,6 +77,39 @@ async def test_a_reader_that_stopped_pauses_its_upstream_alone_and_gets_all_of_i
         seen = await request.read_on()
     assert [text.removesuffix(PIECE) for text in seen.said] == [f"<{number}>" for number in range(PIECES)]
     assert (seen.done, seen.errors) == (True, [])
+
+
+@each_dialect
+async def test_a_reader_of_a_kibibyte_a_turn_gets_all_of_it_and_holds_up_its_upstream_alone(
+    dialect: Dialect, tmp_path: Path
+) -> None:
+    talking = Talking(dialect.words)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        scripted_upstream(talking.script) as upstream,
+        scripted_upstream(well(dialect.words)) as other,
+        served(one_route(upstream.url) + f"  other: {{replicas: ['{other.url}']}}\n", tmp_path) as gateway,
+        asked(gateway, dialect) as request,
+    ):
+        request.read_slowly(1024)
+        reading = asyncio.create_task(request.read_on())
+        assert "".join((await ask(gateway, dialect, "other")).said) == "well"
+        said, waiting = [talking.said], [0]
+        while not reading.done():
+            await asyncio.sleep(0)
+            said.append(talking.said)
+            waiting.append(most_waiting(gateway))
+    seen = reading.result()
+    assert said[1024] < PIECES  # when a mebibyte was read
+    assert [text.removesuffix(PIECE) for text in seen.said] == [f"<{number}>" for number in range(PIECES)]
+    assert (seen.done, seen.errors) == (True, [])
+    assert 0 < max(waiting) < HELD_BYTES
+
+
+def most_waiting(gateway: Served) -> int:
+    """The most bytes that wait for any client, the kernel's aside."""
+    transports = [connection.transport for connection in gateway.connections]
+    return max(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
 
 @each_dialect

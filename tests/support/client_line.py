@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -28,11 +29,13 @@ _DATE = re.compile(rb"Date: [^\r]*|req_[0-9a-f]{24}")
 class ClientTransport(MemoryTransport):
     """A client's connection from the address `peer`. `high` is where the protocol wants to be told of a slow reader.
 
-    While it `stays_open`, a close waits for what was written, as with a reader that has stopped.
+    While it `stays_open`, a close waits for what was written, as with a reader that has stopped. `raw` is a
+    socket to ask about; nothing is sent on it.
     """
 
-    def __init__(self, protocol: asyncio.Protocol, peer: str = HOME) -> None:
+    def __init__(self, protocol: asyncio.Protocol, peer: str = HOME, raw: socket.socket | None = None) -> None:
         self.peer = peer
+        self.raw = raw
         self.high: int | None = None
         self.stays_open = False
         super().__init__(protocol)
@@ -52,6 +55,8 @@ class ClientTransport(MemoryTransport):
         return _DATE.sub(b"", self.sent)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return self.raw or default
         return (self.peer, 1) if name == "peername" and self.peer else default
 
     def close(self) -> None:
@@ -107,8 +112,8 @@ class Office:
         self.heads = heads
         self.server = server
 
-    def line(self, peer: str = HOME) -> ClientTransport:
-        return ClientTransport(cast("asyncio.Protocol", self.server()), peer)
+    def line(self, peer: str = HOME, raw: socket.socket | None = None) -> ClientTransport:
+        return ClientTransport(cast("asyncio.Protocol", self.server()), peer, raw)
 
     async def say(self, *reads: bytes, peer: str = HOME) -> ClientTransport:
         """A new client that sends these reads, each when the ones before are answered."""

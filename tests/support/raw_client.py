@@ -44,26 +44,33 @@ class RawClient:
         if self._unread:
             parser.receive_data(self._unread)
             self._unread = b""
-        answer = RawAnswer(0, {}, b"", whole=False)
-        async with asyncio.timeout(patience_s):
-            while True:
-                try:
-                    event = parser.next_event()
-                except h11.RemoteProtocolError:
-                    return answer
-                if event is h11.NEED_DATA:
-                    parser.receive_data(await self.reader.read(65536))
-                elif isinstance(event, h11.Response):
-                    answer.status = event.status_code
-                    answer.headers = {name.decode(): value.decode() for name, value in event.headers}
-                elif isinstance(event, h11.Data):
-                    answer.body += bytes(event.data)
-                elif isinstance(event, h11.EndOfMessage):
-                    answer.whole = True
-                    self._unread = parser.trailing_data[0]
-                    return answer
-                elif isinstance(event, h11.ConnectionClosed):
-                    return answer
+        answer, body = RawAnswer(0, {}, b"", whole=False), bytearray()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._read(parser, answer, body)
+        finally:
+            answer.body = bytes(body)
+        return answer
+
+    async def _read(self, parser: h11.Connection, answer: RawAnswer, body: bytearray) -> None:
+        while True:
+            try:
+                event = parser.next_event()
+            except h11.RemoteProtocolError:
+                return
+            if event is h11.NEED_DATA:
+                parser.receive_data(await self.reader.read(65536))
+            elif isinstance(event, h11.Response):
+                answer.status = event.status_code
+                answer.headers = {name.decode(): value.decode() for name, value in event.headers}
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                answer.whole = True
+                self._unread = parser.trailing_data[0]
+                return
+            elif isinstance(event, h11.ConnectionClosed):
+                return
 
     async def rest(self) -> bytes:
         """What still comes until the gateway closes the connection."""
