@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType
 
-from proxy.access.keys import Key
 from proxy.access.patience import Flooded, Patience
 from proxy.downstream.frame_outlet import FrameOutlet
-from proxy.downstream.gate import raw_headers
 from proxy.downstream.session_socket import FLOODED, Socket
+from proxy.downstream.stages import Client
 from proxy.downstream.tool_chats import ToolChats, leaves_tools_to_us
 from proxy.downstream.whole import Whole
 from proxy.errors import GatewayError, InternalError, RequestInProgress
@@ -31,38 +30,38 @@ logger = logging.getLogger("penstock")
 
 
 class BareSession:
-    """One socket. Its reader always runs, so that a cancel, a close or a second request is seen at once."""
+    """One socket, opened at `opened_at`; its messages are bodies for the endpoint `path`.
+
+    Its reader always runs, so that a cancel, a close or a second request is seen at once.
+    """
 
     dialect: Dialect = "bare"
 
     def __init__(
         self,
         socket: Socket,
-        request: web.Request,
         *,
+        opened_at: str,
         path: str,
+        client: Client,
         longest_answer_bytes: int,
-        key: Key | None,
-        forwarded: Sequence[tuple[str, str]],
         relay: Relay,
         tool_chats: ToolChats,
         publish: Callable[[RequestRecord], None],
     ) -> None:
         self._socket = socket
-        self._request = request
-        self._headers = raw_headers(request)
+        self._opened_at = opened_at
         self._path = path
+        self._client = client
         self._longest_answer_bytes = longest_answer_bytes
-        self._key = key
-        self._forwarded = forwarded
         self._relay = relay
         self._tool_chats = tool_chats
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
-        self._message = ""
+        self._message = b""  # what runs, or is about to, was asked for by this
         self._record: RequestRecord | None = None
-        self._outlet = FrameOutlet(request, socket)
+        self._outlet = FrameOutlet(socket)
         self._patience = Patience(self._loop.time())
 
     async def run(self) -> None:
@@ -71,26 +70,27 @@ class BareSession:
             await self._hear()
         except Flooded as error:
             await self._stop()
-            self._refuse(error, "")
-            await self._socket.close(code=FLOODED, message=error.code.encode())
+            self._refuse(error, b"")
+            self._socket.close(FLOODED, error.code)
         finally:
             await self._stop()
             self._outlet.close()
 
     async def _hear(self) -> None:
-        async for message in self._socket:
+        while (message := await self._socket.receive()) is not None:
             if message.type is WSMsgType.TEXT:
                 await self._take(message.data)
-            elif message.type is WSMsgType.BINARY:
+            else:
                 await self._stop()
-                await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"binary")
+                self._socket.close(WSCloseCode.UNSUPPORTED_DATA, "binary")
             del message  # may be large, and the next one long in coming
             await self._outlet.catch_up()
 
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
         await self._ended()
-        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
+        self._socket.close(WSCloseCode.GOING_AWAY, "draining")
+        await self._socket.over()
 
     async def _take(self, message: str) -> None:
         """Raises `Flooded`."""
@@ -103,17 +103,17 @@ class BareSession:
                 await self._cancel()
         elif running:
             error = RequestInProgress("One request at a time: wait for the end of the one that runs, or cancel it.")
-            self._refuse(error, message)
+            self._refuse(error, message.encode())
         else:
-            self._message = message
-            self._begin(message.encode())
+            self._message = message.encode()
+            self._begin()
 
     async def _cancel(self) -> None:
         """The client wants no more of what runs."""
         await self._stop()
         self._send(CANCELLED)
 
-    def _refuse(self, error: GatewayError, message: str) -> None:
+    def _refuse(self, error: GatewayError, message: bytes) -> None:
         """Say why there is no answer to `message`, or no more of it."""
         self._send(error_payload(error))
 
@@ -127,16 +127,16 @@ class BareSession:
         if self._turn is not None and not self._turn.done():
             await asyncio.wait([self._turn])
 
-    def _begin(self, raw: bytes) -> None:
-        """Serve a request, in a task of its own."""
+    def _begin(self) -> None:
+        """Serve the request, in a task of its own."""
         record = RequestRecord(
-            new_request_id(), "GET", self._request.path, self._loop.time(), transport="ws", dialect="bare"
+            new_request_id(), "GET", self._opened_at, self._loop.time(), transport="ws", dialect="bare"
         )
-        record.key = self._key.name if self._key is not None else None
-        record.status = web.HTTPOk.status_code
-        record.bytes_in = len(raw)
+        record.key = self._client.key.name if self._client.key is not None else None
+        record.status = 200
+        record.bytes_in = len(self._message)
         self._record = record
-        self._turn = self._loop.create_task(self._serve(raw, record))
+        self._turn = self._loop.create_task(self._serve(record))
         # One that is cancelled before it begins:
         self._turn.add_done_callback(lambda _: self._finish(record, self._outlet.bytes_out))
 
@@ -145,16 +145,16 @@ class BareSession:
         if self._record is not record:
             return
         self._record = None
-        self._message = ""
+        self._message = b""
         record.finish(EndState.CLIENT_CLOSED, self._loop.time())
         record.bytes_out = self._outlet.bytes_out - sent_before
         self._publish(record)
 
-    async def _serve(self, raw: bytes, record: RequestRecord) -> None:
+    async def _serve(self, record: RequestRecord) -> None:
         """One request, to its end."""
         sent_before = self._outlet.bytes_out
         try:
-            await self._relay_one(raw, record)
+            await self._relay_one(record)
         except Exception as error:
             named = error if isinstance(error, GatewayError) else InternalError("The gateway failed; its log says why.")
             if named is not error:
@@ -165,12 +165,14 @@ class BareSession:
         finally:
             self._finish(record, sent_before)
 
-    async def _relay_one(self, raw: bytes, record: RequestRecord) -> None:
-        body = RequestBody.parse(raw)
+    async def _relay_one(self, record: RequestRecord) -> None:
+        body = RequestBody.parse(self._message)
+        self._message = b""  # may be large, and the body has it, or one that reads otherwise
         if not body.stream:
             body = RequestBody.parse(body.replaced({"stream": True}))
-        request = ProxyRequest(self._path, "", self._headers, self._forwarded, body, record.request_id)
-        route = self._relay.route(request, self._key, record)
+        client = self._client
+        request = ProxyRequest(self._path, "", client.headers, client.forwarded, body, record.request_id)
+        route = self._relay.route(request, client.key, record)
         answers = self._tool_chats if leaves_tools_to_us(request) else self._relay
         self._outlet.break_silence(route.keepalive_s, self._ping)
         try:

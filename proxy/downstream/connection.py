@@ -6,17 +6,15 @@ Heads that may come again are learnt here; one that does is left to the quick co
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from proxy.downstream.client_socket import ClientSocket, TakeOver
 from proxy.errors import GatewayError, InternalError, InvalidRequest, RequestTimeout
 from proxy.protocols.openai import OPENAI
-from proxy.wire.client_frames import Broken, FrameWatch
-from proxy.wire.frames import close_frame
 from proxy.wire.headers import new_request_id
 from proxy.wire.sized_heads import sized_head
 
@@ -26,7 +24,15 @@ if TYPE_CHECKING:
     from proxy.downstream.known_heads import KnownHeads
 
 
-_NO_REQUESTS: Final[deque[Any]] = deque(maxlen=0)
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A connection behind an upgrade. `early` is what the client has sent since; `paused`: it is behind in reading."""
+
+    server: web.Server
+    transport: asyncio.Transport
+    early: bytes
+    paused: bool
+    now: Callable[[], float]
 
 
 class ClientConnection(ClientSocket, RequestHandler):
@@ -34,14 +40,11 @@ class ClientConnection(ClientSocket, RequestHandler):
 
     __slots__ = (
         "_due",
-        "_frames",
         "_head",
         "_head_begun",
         "_head_timeout_s",
         "_head_timer",
         "_heads",
-        "_is_deaf",
-        "_on_broken",
         "_on_writing",
         "_stalled",
         "_take_over",
@@ -71,23 +74,23 @@ class ClientConnection(ClientSocket, RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._on_writing = None
         self._stalled = None
-        self._frames: FrameWatch | None = None
-        self._on_broken: Callable[[Broken], None] | None = None
-        self._is_deaf = False
 
-    def watch_frames(self, first_bytes: int | None = None, on_broken: Callable[[Broken], None] | None = None) -> None:
-        """From here on the client speaks WebSocket. An unmasked frame ends the connection with 1002; any other rule of
-        `FrameWatch` that is broken `on_broken` is told of, once, and nothing more is read (None: then with 1008)."""
-        self._frames = FrameWatch(self.now(), first_bytes)
-        self._parser = None  # of requests: there are none any more, and thousands of sessions keep what they need not
-        self._messages = _NO_REQUESTS
-        self._on_broken = on_broken
-        if not self._keeps_rules(self._message_tail):
-            self._message_tail = b""
+    def upgraded(self) -> Upgraded:
+        """Leave the connection to who speaks WebSocket on it; the request that asked for that is answered by them.
+
+        Raises `ConnectionError` when the client has left.
+        """
+        server = self._manager
+        early, self._message_tail = self._message_tail, b""
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+        if server is None or self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        transport, paused = self.let_go()
+        assert transport is not None
+        return Upgraded(server, transport, early, paused, self.now)
 
     def data_received(self, data: bytes) -> None:
-        if self._frames is not None and not self._keeps_rules(data):
-            return
         if self._heads is not None and self._is_handed_over(self._heads, data):
             return
         super().data_received(data)
@@ -167,26 +170,6 @@ class ClientConnection(ClientSocket, RequestHandler):
         self._due -= len(data)
         if self._due < 0:
             self._heads = None
-        return False
-
-    def _keeps_rules(self, data: bytes) -> bool:
-        """Whether the frames in `data` are to be read."""
-        assert self._frames is not None
-        if self._is_deaf:
-            return False
-        broken = self._frames.look(data, self.now())
-        if broken is None:
-            return True
-        self._is_deaf = True
-        if self._on_broken is not None and broken is not Broken.UNMASKED:
-            if self.transport is not None:
-                self.transport.pause_reading()
-            self._on_broken(broken)
-            return False
-        if self.transport is not None and not self.transport.is_closing():
-            code = WSCloseCode.PROTOCOL_ERROR if broken is Broken.UNMASKED else WSCloseCode.POLICY_VIOLATION
-            self.transport.write(close_frame(code, broken.value))
-        self.force_close()
         return False
 
     def _break_body(self) -> None:

@@ -1,5 +1,5 @@
-"""The WebSocket handshake: which of the offered subprotocols is selected, which of them are credentials, and whose a
-credential is that comes only when the socket is open.
+"""The WebSocket handshake: whether it is one, which of the offered subprotocols is selected, which of them are
+credentials, and whose a credential is that comes only when the socket is open.
 
 A browser cannot set headers on a WebSocket, so a key may come as a subprotocol; it is never selected, echoed or logged.
 """
@@ -11,19 +11,21 @@ import binascii
 import re
 from dataclasses import dataclass, field
 
-from aiohttp import web
-from multidict import CIMultiDict
+from aiohttp import HttpVersion11, web
 
 from proxy.access.keys import Key
 from proxy.downstream.gate import raw_headers
 from proxy.errors import Forbidden, InvalidRequest, Unauthorized
 from proxy.relay import Relay
-from proxy.wire.headers import client_credential
+from proxy.wire.headers import Header, client_credential
+from proxy.wire.upgrade import KEY_BYTES, accept_key
 
 MUX = "llm-mux.v1"
 _PLAIN_KEY = "openai-insecure-api-key."
 _ENCODED_KEY = "bearer.b64url."
 _OFFER = "Sec-WebSocket-Protocol"
+_VERSIONS = frozenset({"13", "8", "7"})
+"""The last one is the standard, and those before it differ only in what they call themselves."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -79,14 +81,33 @@ def read_offer(request: web.Request) -> Offer:
     return Offer(selected, client_credential(raw_headers(request)) or credential, tuple(others))
 
 
-def without_credentials(request: web.Request, offer: Offer) -> web.Request:
-    """The request with nothing but the selected subprotocol in its offer: aiohttp logs the list when none matches."""
-    said = request.headers.items()
-    headers = CIMultiDict((name, value) for name, value in said if value.isascii())  # it cannot copy others
-    headers.popall(_OFFER, None)
-    if offer.selected is not None:
-        headers[_OFFER] = offer.selected
-    return request.clone(headers=headers)
+def check_handshake(request: web.Request) -> None:
+    """Whether it asks for WebSocket as it has to (RFC 6455, 4.2.1). Raises `InvalidRequest`."""
+    said = request.headers
+    if (
+        not request._message.upgrade  # by `Connection`: what follows is no request to aiohttp's parser
+        or request.version < HttpVersion11
+        or said.get("Sec-WebSocket-Version", "") not in _VERSIONS
+        or not _is_key(said.get("Sec-WebSocket-Key", ""))
+    ):
+        raise InvalidRequest("The upgrade is no valid WebSocket handshake.")
+
+
+def switching(request: web.Request, subprotocol: str | None) -> list[Header]:
+    """What a 101 says to this handshake."""
+    headers = [
+        ("Upgrade", "websocket"),
+        ("Connection", "upgrade"),
+        ("Sec-WebSocket-Accept", accept_key(request.headers["Sec-WebSocket-Key"])),
+    ]
+    return headers if subprotocol is None else [*headers, (_OFFER, subprotocol)]
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _key(entry: str) -> str | None:

@@ -11,7 +11,7 @@ import random
 from contextlib import suppress
 from typing import Final
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType
 
 from proxy.downstream.mux_channels import Channels
 from proxy.downstream.mux_messages import Door, Messages, MuxLimits, SessionOver
@@ -40,7 +40,6 @@ class MuxSession:
     def __init__(
         self,
         socket: Socket,
-        request: web.Request,
         *,
         client: Client,
         known: bool,
@@ -51,7 +50,7 @@ class MuxSession:
         self._socket = socket
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._outlet = MuxOutlet(request, socket)
+        self._outlet = MuxOutlet(socket)
         self._channels = Channels(self._outlet, turns, client, most=limits.streams, on_idle=self._fall_idle)
         self._messages = Messages(
             self._outlet,
@@ -62,7 +61,6 @@ class MuxSession:
             kept_for=turns.streams.store.limits,
         )
         self._timers: list[asyncio.TimerHandle] = []
-        self._closing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Read messages until one side leaves; what can be resumed then goes on without it."""
@@ -74,21 +72,19 @@ class MuxSession:
         try:
             await self._hear()
         except SessionOver as over:
-            await self._close(OWN_CODES + over.error.status, over.error.code)
+            self._close(OWN_CODES + over.error.status, over.error.code)
         finally:
             self._channels.leave()
             self._outlet.close()
             for timer in self._timers:
                 timer.cancel()
-            if self._closing is not None:
-                await asyncio.wait([self._closing])
 
     async def _hear(self) -> None:
-        async for message in self._socket:
+        while (message := await self._socket.receive()) is not None:
             if message.type is WSMsgType.TEXT:
                 await self._messages.obey(message.data)
-            elif message.type is WSMsgType.BINARY:
-                await self._close(WSCloseCode.UNSUPPORTED_DATA, "binary")
+            else:
+                self._close(WSCloseCode.UNSUPPORTED_DATA, "binary")
             del message  # may be large, and the next one long in coming
             await self._outlet.catch_up()
 
@@ -101,7 +97,8 @@ class MuxSession:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._channels.idle.wait()
-        await self._close(WSCloseCode.GOING_AWAY, "draining")
+        self._close(WSCloseCode.GOING_AWAY, "draining")
+        await self._socket.over()
 
     # ---- what the gateway says ----
 
@@ -123,18 +120,15 @@ class MuxSession:
     def _fall_idle(self) -> None:
         """Nothing runs any more."""
         if self._messages.old:
-            self._close_soon(WSCloseCode.SERVICE_RESTART, "age")
+            # soon: the last frame of what ran may be on its way to the socket
+            self._loop.call_soon(self._close, WSCloseCode.SERVICE_RESTART, "age")
 
     def _miss_init(self) -> None:
         if not self._messages.known:
             error = RequestTimeout("`init` did not come in time.")
             self._outlet.say(mux_frames.refusal(error))
-            self._close_soon(OWN_CODES + error.status, error.code)
+            self._close(OWN_CODES + error.status, error.code)
 
-    def _close_soon(self, code: int, reason: str) -> None:
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close(code, reason))
-
-    async def _close(self, code: int, reason: str) -> None:
+    def _close(self, code: int, reason: str) -> None:
         self._channels.leave()
-        await self._socket.close(code=code, message=reason.encode())
+        self._socket.close(code, reason)

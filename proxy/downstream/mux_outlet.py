@@ -9,8 +9,6 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
-from aiohttp import web
-
 from proxy.downstream.session_socket import Socket
 from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.wire.frames import text_frame
@@ -45,8 +43,8 @@ class MuxOutlet(SpokenOutlet):
 
     __slots__ = ("_later", "_line", "channels", "joins_lines", "queued_bytes")
 
-    def __init__(self, request: web.BaseRequest, socket: Socket) -> None:
-        super().__init__(request, socket)
+    def __init__(self, socket: Socket) -> None:
+        super().__init__(socket)
         self._line: deque[Waiting] = deque()
         self._later: asyncio.Handle | None = None
         self.channels = 0

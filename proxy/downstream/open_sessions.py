@@ -1,15 +1,26 @@
-"""The WebSocket sessions that are open: how many there may be, how many there are, and that they are told to leave."""
+"""The WebSocket sessions that are open: how many there may be, how many there are, how each of them runs and ends, and
+that they are told to leave."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
-from proxy.telemetry.record import Dialect
+from aiohttp import WSCloseCode
+
+from proxy.downstream.session_socket import Socket
+from proxy.errors import InternalError
+from proxy.telemetry.record import Dialect, EndState, RequestRecord
+
+OVERLOADED = "overloaded"
+"""Said instead of a status where the upgrade has to be accepted first: a page is not told why one was refused."""
+
+logger = logging.getLogger("penstock")
 
 
 class Session(Protocol):
@@ -18,15 +29,19 @@ class Session(Protocol):
     @property
     def dialect(self) -> Dialect: ...
 
+    async def run(self) -> None:
+        """Speak until one side leaves."""
+
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
 
 
 class OpenSessions:
-    """All of them. `most`: as many as may be open at once."""
+    """All of them. `most`: as many as may be open at once; `publish` gets the record of each at its end."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, publish: Callable[[RequestRecord], None]) -> None:
         self.most = most
+        self._publish = publish
         self._open: set[Session] = set()
 
     def __iter__(self) -> Iterator[Session]:
@@ -36,12 +51,16 @@ class OpenSessions:
     def full(self) -> bool:
         return len(self._open) >= self.most
 
-    def add(self, session: Session) -> None:
-        """The owner's duty: `discard`."""
+    def serve(
+        self, session: Session, socket: Socket, record: RequestRecord, on_over: Callable[[], None] | None = None
+    ) -> None:
+        """Run it on this socket, in a task of its own; `on_over` is called at its end."""
         self._open.add(session)
+        socket.begin(self._run(session, socket, record, on_over))
 
-    def discard(self, session: Session) -> None:
-        self._open.discard(session)
+    def turn_away(self, socket: Socket, record: RequestRecord) -> None:
+        """It would be one more than there may be."""
+        socket.begin(self._refuse(socket, record))
 
     def counted(self) -> Counter[Dialect]:
         """How many are open, by what they speak."""
@@ -52,6 +71,35 @@ class OpenSessions:
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(session.leave() for session in self._open))
+
+    async def _run(
+        self, session: Session, socket: Socket, record: RequestRecord, on_over: Callable[[], None] | None
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            try:
+                await session.run()
+                record.finish(EndState.COMPLETED, now())
+            except Exception:
+                logger.exception("request %s failed", record.request_id)
+                record.status = InternalError.status
+                record.finish(EndState.ERROR, now())
+                socket.close(WSCloseCode.INTERNAL_ERROR, InternalError.default_code)
+            await socket.rest()
+        finally:
+            record.finish(EndState.CLIENT_CLOSED, now())  # unless it has come to an end
+            self._open.discard(session)
+            if on_over is not None:
+                on_over()
+            self._publish(record)
+
+    async def _refuse(self, socket: Socket, record: RequestRecord) -> None:
+        record.finish(EndState.SHED, asyncio.get_running_loop().time())
+        socket.close(WSCloseCode.TRY_AGAIN_LATER, OVERLOADED)
+        try:
+            await socket.rest()
+        finally:
+            self._publish(record)
 
 
 def most_sessions() -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import web
-
 from proxy.downstream.client_socket import ClientSocket
 from proxy.streams.stream import Stream
 
@@ -37,20 +35,19 @@ class Outlet:
         "bytes_out",
     )
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, connection: ClientSocket) -> None:
         self._loop = asyncio.get_running_loop()
-        assert isinstance(request.protocol, ClientSocket)
-        self._connection: ClientSocket = request.protocol
-        self._now = self._connection.now
-        self._transport = request.transport
+        self._connection = connection
+        self._now = connection.now
+        self._transport = connection.transport
         self._stream: Stream | None = None
         self._silence_s = 0.0
         self._on_silence: Callable[[], None] = _nothing
         self._last_put = self._now()
         self._silence_timer: asyncio.TimerHandle | None = None
         self.bytes_out = 0
-        self._full = self._connection.writing_paused
-        self._connection.tell_of_writing(self._change)
+        self._full = connection.writing_paused
+        connection.tell_of_writing(self._change)
 
     def serve(self, stream: Stream | None) -> None:
         """Tell this stream (None: no more) when the reader has caught up."""

@@ -75,7 +75,6 @@ class RealtimeSession:
     def __init__(
         self,
         socket: Socket,
-        request: web.Request,
         line: Line,
         *,
         age_s: float | None,
@@ -87,7 +86,7 @@ class RealtimeSession:
         self._age_s = age_s
         self._record = record
         self._loop = asyncio.get_running_loop()
-        self._outlet = _Outlet(request, line)
+        self._outlet = _Outlet(socket, line)
         socket.before_close = self._outlet.shut
         self._reading: asyncio.Task[None] | None = None
         self._last_word: tuple[int, str] | None = None
@@ -106,8 +105,7 @@ class RealtimeSession:
                 self._reading.result()  # the client has gone; or what went wrong here
                 self._record.finish(EndState.CLIENT_CLOSED, self._loop.time())
             else:
-                code, reason = self._last_word
-                await self._socket.close(code=code, message=reason.encode())
+                self._socket.close(*self._last_word)
         finally:
             self._reading.cancel()
             if aged is not None:
@@ -150,17 +148,14 @@ class RealtimeSession:
     # ---- what the client says ----
 
     async def _read(self) -> None:
-        while True:
-            message = await self._socket.receive()
+        while (message := await self._socket.receive()) is not None:
             match message.type:
                 case WSMsgType.TEXT:
                     await self._pass(Opcode.TEXT, message.data.encode())
                 case WSMsgType.BINARY:
                     await self._pass(Opcode.BINARY, message.data)
-                case WSMsgType.CLOSE:
-                    self._client_closes(message.data or None, message.extra or "")
-                    return
                 case _:
+                    self._client_closes(message.data or None, message.extra or "")
                     return
 
     async def _pass(self, opcode: Opcode, payload: bytes) -> None:
@@ -202,8 +197,8 @@ class _Outlet(Outlet):
 
     __slots__ = ("_line",)
 
-    def __init__(self, request: web.BaseRequest, line: Line) -> None:
-        super().__init__(request)
+    def __init__(self, socket: Socket, line: Line) -> None:
+        super().__init__(socket)
         self._line = line
 
     def _change(self, paused: bool) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, assert_never
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType
 
 from proxy.downstream.responses_outlet import ResponsesOutlet
 from proxy.downstream.responses_turn import ResponseTurn
@@ -57,7 +57,6 @@ class ResponsesSession:
     def __init__(
         self,
         socket: Socket,
-        request: web.Request,
         *,
         client: Client,
         relay: Relay,
@@ -68,7 +67,7 @@ class ResponsesSession:
         self._publish = publish
         self._age_s = limits.age_s
         self._loop = asyncio.get_running_loop()
-        self._outlet = ResponsesOutlet(request, socket)
+        self._outlet = ResponsesOutlet(socket)
         self._lanes: Lanes[ResponseTurn] = Lanes(
             in_flight=IN_FLIGHT, named=NAMED_LANES, waiting=WAITING, waiting_bytes=limits.message_bytes
         )
@@ -82,7 +81,6 @@ class ResponsesSession:
         self._model: bytes | None = None
         self._old = False
         self._running: set[ResponseTurn] = set()
-        self._closing: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -90,24 +88,23 @@ class ResponsesSession:
         """Read messages until one side leaves; then stop what runs."""
         age = self._loop.call_later(self._age_s, self._grow_old) if self._age_s is not None else None
         try:
-            async for message in self._socket:
+            while (message := await self._socket.receive()) is not None:
                 if message.type is WSMsgType.TEXT:
                     await self._hear(message.data)
-                elif message.type is WSMsgType.BINARY:
+                else:
                     await self._stop()
-                    await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"binary")
+                    self._socket.close(WSCloseCode.UNSUPPORTED_DATA, "binary")
         finally:
             if age is not None:
                 age.cancel()
             await self._stop()
             self._outlet.close()
-            if self._closing is not None:
-                await asyncio.wait([self._closing])
 
     async def leave(self) -> None:
         """Close because the gateway goes away, once what runs has had its last word."""
         await self._idle.wait()
-        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
+        self._socket.close(WSCloseCode.GOING_AWAY, "draining")
+        await self._socket.over()
 
     # ---- what the client says ----
 
@@ -210,10 +207,7 @@ class ResponsesSession:
         """Said when nothing runs any more: clients take it for the end of whatever does."""
         error = self._too_old()
         self._outlet.say(error_payload(error))
-        self._closing = self._loop.create_task(self._close(error.code))
-
-    async def _close(self, reason: str) -> None:
-        await self._socket.close(code=WSCloseCode.OK, message=reason.encode())
+        self._socket.close(WSCloseCode.OK, error.code)
 
     def _too_old(self) -> ConnectionLimitReached:
         minutes = (self._age_s or 0) / 60

@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
 from proxy.downstream.session_socket import Socket
 from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.errors import GatewayError, UpstreamError
@@ -36,8 +34,8 @@ class ResponsesOutlet(SpokenOutlet):
 
     __slots__ = ("_streams",)
 
-    def __init__(self, request: web.BaseRequest, socket: Socket) -> None:
-        super().__init__(request, socket)
+    def __init__(self, socket: Socket) -> None:
+        super().__init__(socket)
         self._streams: set[Stream] = set()
 
     @property

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiohttp import web
-
 from proxy.downstream.outlet import Outlet
 from proxy.downstream.session_socket import Socket
 from proxy.wire.frames import text_frame
@@ -21,8 +19,8 @@ class SpokenOutlet(Outlet):
 
     __slots__ = ("_caught_up", "_said_bytes")
 
-    def __init__(self, request: web.BaseRequest, socket: Socket) -> None:
-        super().__init__(request)
+    def __init__(self, socket: Socket) -> None:
+        super().__init__(socket)
         socket.before_close = self.shut
         self._said_bytes = 0  # since the client fell behind
         self._caught_up: asyncio.Event | None = None

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-
 from proxy.downstream.bare import BareSession
 from proxy.downstream.session_socket import Socket
-from proxy.downstream.stages import Client, OpenStage, StageRefused, Stages
+from proxy.downstream.stages import OpenStage, StageRefused, Stages
 from proxy.errors import GatewayError
 from proxy.protocols.stage_request import stage_id_of
 from proxy.streams.stages import StageStream, sentence
@@ -23,14 +21,13 @@ from proxy.wire.stages import CANCEL, ERROR, StageWording
 class StageSession(BareSession):
     """One socket; `settings` are `BareSession`'s."""
 
-    def __init__(self, socket: Socket, request: web.Request, *, stages: Stages, **settings: Any) -> None:
-        super().__init__(socket, request, **settings)
+    def __init__(self, socket: Socket, *, stages: Stages, **settings: Any) -> None:
+        super().__init__(socket, **settings)
         self._stages = stages
         self._stage: StageStream | None = None
 
-    async def _relay_one(self, raw: bytes, record: RequestRecord) -> None:
-        client = Client(self._key, self._headers, self._forwarded)
-        turn = self._stages.turn(raw, self._request.path, client, record)
+    async def _relay_one(self, record: RequestRecord) -> None:
+        turn = self._stages.turn(self._message, self._opened_at, self._client, record)
         self._outlet.break_silence(turn.route.keepalive_s, self._ping)
         try:
             opened = await self._stages.open(turn)
@@ -67,12 +64,12 @@ class StageSession(BareSession):
             await self._stop()
             self._say(message, CANCEL, {})
 
-    def _refuse(self, error: GatewayError, message: str) -> None:
+    def _refuse(self, error: GatewayError, message: bytes) -> None:
         self._say(message, ERROR, {"error": sentence(error)})
 
-    def _say(self, message: str, kind: str, members: dict[str, object]) -> None:
+    def _say(self, message: bytes, kind: str, members: dict[str, object]) -> None:
         """The only event of a stage that never began."""
-        wording = StageWording(stage_id_of(message))
+        wording = StageWording(stage_id_of(message.decode()))
         self._send(wording.frame_payload(wording.event(kind, 0, members)))
 
 

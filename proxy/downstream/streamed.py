@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
 
+from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.outlet import LARGE_BYTES, Outlet
 from proxy.downstream.written import PushedResponse, head_of, write_now
 from proxy.errors import GatewayError
@@ -130,7 +131,9 @@ class _Body(Outlet):
     __slots__ = ("_on_end",)
 
     def __init__(self, request: web.BaseRequest, on_end: Callable[[GatewayError | None], None]) -> None:
-        super().__init__(request)
+        connection = request.protocol
+        assert isinstance(connection, ClientSocket)
+        super().__init__(connection)
         self._on_end = on_end
 
     def write(self, events: list[Event]) -> bool:

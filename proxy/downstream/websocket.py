@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 from aiohttp import WSCloseCode, web
 
@@ -17,10 +15,10 @@ from proxy.downstream.bare import BareSession
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.edge import RECORD
 from proxy.downstream.gate import Gate, raw_headers
-from proxy.downstream.handshake import Door, Offer, read_offer, without_credentials
+from proxy.downstream.handshake import Door, Offer, check_handshake, read_offer, switching
 from proxy.downstream.mux import MuxSession
 from proxy.downstream.mux_turns import Turns
-from proxy.downstream.open_sessions import OpenSessions, most_sessions
+from proxy.downstream.open_sessions import OVERLOADED, OpenSessions, most_sessions
 from proxy.downstream.realtime import RealtimeSession, asked, refusal
 from proxy.downstream.responses import ResponsesSession
 from proxy.downstream.responses_turn import PATH as RESPONSES_PATH
@@ -29,10 +27,12 @@ from proxy.downstream.stage_session import StageSession
 from proxy.downstream.stages import COMPLETIONS, STREAM_PATHS, Client, Stages
 from proxy.downstream.tickets import TICKET, TicketApi
 from proxy.downstream.tool_chats import ToolChats
-from proxy.errors import InternalError, InvalidRequest, MethodNotAllowed, Unavailable
-from proxy.realtime import Realtime
+from proxy.downstream.written import PushedResponse, head_of
+from proxy.errors import InvalidRequest, MethodNotAllowed, Unavailable
+from proxy.realtime import Line, Realtime
 from proxy.relay import Relay
-from proxy.telemetry.record import Dialect, EndState, RequestRecord
+from proxy.telemetry.record import Dialect, RequestRecord
+from proxy.wire.headers import Header
 from proxy.wire.realtime import CLIENT_CLOSED, GOING_AWAY, selection
 from proxy.wire.realtime import PATH as REALTIME_PATH
 from proxy.wire.upgrade import UpgradeRefused
@@ -45,15 +45,10 @@ BARE_PATHS = {
 """Where the bare dialect is spoken, and the endpoint whose body its messages are."""
 UPGRADABLE_PATHS = frozenset((*BARE_PATHS, *STREAM_PATHS, RESPONSES_PATH, REALTIME_PATH))
 
-WRITER_LIMIT_BYTES = 32 * 1024
 INIT_BYTES = 64 * 1024
 """What a client may say before anybody knows who it is."""
-OVERLOADED = "overloaded"
-"""Said instead of a status where the upgrade has to be accepted first: a page is not told why one was refused."""
 OWN_CODES_IN: tuple[Dialect, ...] = ("bare", "mux")
 """The dialects that have close codes of the gateway's own, from 4400 on."""
-CLOSE_WITHIN_S = 1.0
-"""How long the client may take to answer our Close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +60,6 @@ class SessionLimits:
     ping_s: float | None
     age_s: float | None
     streams: int
-
-
-Session = BareSession | MuxSession | ResponsesSession | RealtimeSession
 
 
 class WebSocketApi:
@@ -94,7 +86,7 @@ class WebSocketApi:
         self._turns = turns
         self._publish = publish
         self._realtime = realtime
-        self._sessions = OpenSessions(most_sessions())
+        self._sessions = OpenSessions(most_sessions(), publish)
         self._door = Door(relay)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -102,7 +94,8 @@ class WebSocketApi:
             router.add_get(path, self.connect, allow_head=False)
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
-        """Upgrade, and speak the dialect that was agreed on until one side leaves."""
+        """Upgrade. The dialect that was agreed on is then spoken until one side leaves, in a task of its own: aiohttp
+        has nothing more to do with the connection."""
         if request.headers.get("Upgrade", "").strip().lower() != "websocket":
             raise MethodNotAllowed("Send a POST, or a GET that upgrades to WebSocket.")
         if request.body_exists:
@@ -116,27 +109,16 @@ class WebSocketApi:
         record.key = key.name if key is not None else None
         if record.dialect == "realtime":
             return await self._connect_realtime(request, offer, key)
-        socket = self._socket(offer.selected)
-        known = key is not None or self._gate.keys.open
-        await _upgrade(socket, request, offer, record.dialect, None if known else INIT_BYTES)
+        check_handshake(request)
+        client = Client(key, raw_headers(request), self._gate.forwarded(request))
+        said = [*switching(request, offer.selected), *names(record, "gateway")]
+        socket = self._upgrade(request, said, first_bytes=None if self._knows(key) else INIT_BYTES)
         record.is_session = True
         if self._sessions.full:
-            record.finish(EndState.SHED, asyncio.get_running_loop().time())
-            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=OVERLOADED.encode())
+            self._sessions.turn_away(socket, record)
         else:
-            await self._run(self._session(record.dialect, socket, request, key), socket)
-        return socket
-
-    async def _run(self, session: Session, socket: Socket) -> None:
-        self._sessions.add(session)
-        try:
-            await session.run()
-        except Exception:  # the edge logs it
-            await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=InternalError.default_code.encode())
-            raise
-        finally:
-            self._sessions.discard(session)
-            await socket.rest()
+            self._sessions.serve(self._session(record.dialect, socket, request.path, client), socket, record)
+        return PushedResponse(101, stays=False)  # for aiohttp to let go of
 
     async def _connect_realtime(self, request: web.Request, offer: Offer, key: Key | None) -> web.StreamResponse:
         """The same, once a model server has agreed to it: until then its refusal can be the answer."""
@@ -144,35 +126,54 @@ class WebSocketApi:
         if self._sessions.full:
             raise Unavailable("Too many sessions are open here: come back later.", code=OVERLOADED, retry_after_s=1)
         proxied = asked(request, offer, self._gate.forwarded(request), record.request_id)
-        if not self._socket().can_prepare(without_credentials(request, Offer(None, None))):
-            raise InvalidRequest("The upgrade is no valid WebSocket handshake.")
+        check_handshake(request)
         try:
             line = await self._realtime.open(proxied, offer.others, key, record)
         except UpgradeRefused as refused:
             return refusal(refused, record)
         try:
             selected = selection(line.socket.subprotocol, offer.others)
-            socket = self._socket(selected, answers_close=False)
-            socket.headers.extend(names(record, "upstream"))
-            await _upgrade(socket, request, replace(offer, selected=selected), "realtime")
-            session = RealtimeSession(socket, request, line, age_s=self._limits.age_s, record=record)
-            await self._run(session, socket)
-        finally:
-            line.socket.close(GOING_AWAY, CLIENT_CLOSED)
-            self._realtime.end(line)
+            said = [*switching(request, selected), *names(record, "upstream")]
+            socket = self._upgrade(request, said, answers_close=True)
+        except BaseException:
+            self._end(line)
+            raise
+        session = RealtimeSession(socket, line, age_s=self._limits.age_s, record=record)
+        self._sessions.serve(session, socket, record, lambda: self._end(line))
+        return PushedResponse(101, stays=False)  # for aiohttp to let go of
+
+    def _upgrade(
+        self,
+        request: web.Request,
+        said: Sequence[Header],
+        *,
+        first_bytes: int | None = None,
+        answers_close: bool = False,
+    ) -> Socket:
+        """The client's socket, which has been told this. The record is then settled with the session.
+
+        Raises `ConnectionError` when the client has left.
+        """
+        record = request[RECORD]
+        head = head_of(request, 101, said, stays=True)
+        connection = request.protocol
+        assert isinstance(connection, ClientConnection)
+        upgraded = connection.upgraded()
+        record.status, record.goes_on = 101, True
+        socket = Socket(
+            upgraded,
+            message_bytes=self._limits.message_bytes,
+            ping_s=self._limits.ping_s,
+            first_bytes=first_bytes,
+            flood_code=FLOODED if record.dialect in OWN_CODES_IN else WSCloseCode.POLICY_VIOLATION,
+            answers_close=answers_close,
+        )
+        upgraded.transport.write(head)
         return socket
 
-    def _socket(self, subprotocol: str | None = None, *, answers_close: bool = True) -> Socket:
-        """A client's socket, not open yet. Without `answers_close`, the session does so itself."""
-        return Socket(
-            autoclose=answers_close,
-            protocols=(subprotocol,) if subprotocol is not None else (),
-            compress=False,
-            max_msg_size=self._limits.message_bytes + 1,  # the first size that aiohttp refuses
-            heartbeat=self._limits.ping_s,
-            writer_limit=WRITER_LIMIT_BYTES,
-            timeout=CLOSE_WITHIN_S,
-        )
+    def _end(self, line: Line) -> None:
+        line.socket.close(GOING_AWAY, CLIENT_CLOSED)
+        self._realtime.end(line)
 
     def _key(self, request: web.Request, offer: Offer) -> Key | None:
         """Whose socket it will be: None where nobody is asked, and where a mux client has yet to say."""
@@ -183,31 +184,31 @@ class WebSocketApi:
                 return None
         return self._gate.admit(request, offer.credential)
 
+    def _knows(self, key: Key | None) -> bool:
+        """Whether it is settled who speaks."""
+        return key is not None or self._gate.keys.open
+
     def _session(
-        self, dialect: Dialect, socket: Socket, request: web.Request, key: Key | None
+        self, dialect: Dialect, socket: Socket, path: str, client: Client
     ) -> BareSession | MuxSession | ResponsesSession:
         if dialect == "bare":
-            return self._bare_session(socket, request, key)
-        client = Client(key, raw_headers(request), self._gate.forwarded(request))
+            return self._bare_session(socket, path, client)
         if dialect == "mux":
-            known = key is not None or self._gate.keys.open
+            known = self._knows(client.key)
             return MuxSession(
-                socket, request, client=client, known=known, door=self._door, limits=self._limits, turns=self._turns
+                socket, client=client, known=known, door=self._door, limits=self._limits, turns=self._turns
             )
-        return ResponsesSession(
-            socket, request, client=client, relay=self._relay, limits=self._limits, publish=self._publish
-        )
+        return ResponsesSession(socket, client=client, relay=self._relay, limits=self._limits, publish=self._publish)
 
-    def _bare_session(self, socket: Socket, request: web.Request, key: Key | None) -> BareSession:
+    def _bare_session(self, socket: Socket, path: str, client: Client) -> BareSession:
         """The session of this path: one that relays bodies, or one that opens stages."""
-        kind = partial(StageSession, stages=self._stages) if request.path in STREAM_PATHS else BareSession
+        kind = partial(StageSession, stages=self._stages) if path in STREAM_PATHS else BareSession
         return kind(
             socket,
-            request,
-            path=BARE_PATHS.get(request.path, COMPLETIONS),
+            opened_at=path,
+            path=BARE_PATHS.get(path, COMPLETIONS),
+            client=client,
             longest_answer_bytes=self._limits.message_bytes,
-            key=key,
-            forwarded=self._gate.forwarded(request),
             relay=self._relay,
             tool_chats=self._tool_chats,
             publish=self._publish,
@@ -226,16 +227,6 @@ class WebSocketApi:
     async def close_all(self, within_s: float) -> None:
         """Tell every session that the gateway goes away, all at once; those that take longer are left to `stop`."""
         await self._sessions.close_all(within_s)
-
-
-async def _upgrade(
-    socket: Socket, request: web.Request, offer: Offer, dialect: Dialect, first_bytes: int | None = None
-) -> None:
-    """Open the client's socket. Its first message may have so many bytes (None: as many as any)."""
-    if dialect in OWN_CODES_IN:
-        socket.flood_code = FLOODED
-    cast("ClientConnection", request.protocol).watch_frames(first_bytes, socket.break_off)
-    await socket.prepare(without_credentials(request, offer))
 
 
 def _dialect(path: str, offer: Offer) -> Dialect:

@@ -82,9 +82,9 @@ class RequestRecord:
     `route` and `model` are configured names or `unknown`. `started` and every `now` are seconds of the same clock.
     `is_session`: it tells of a whole WebSocket connection, whose requests have records of their own. `reads`: by how
     many reads of the upstream's socket the `events` came, where that is known. `rounds` and `tool_calls` are a tool
-    loop's (0: none ran); what is counted is then the sum of its rounds. `goes_on`: the client has gone, the request not
-    yet; whoever holds it then settles and publishes the record. `continued`: how often the answer broke off and went on
-    at another replica.
+    loop's (0: none ran); what is counted is then the sum of its rounds. `goes_on`: its handler is done, but it is not:
+    it is a session's, or its client has gone. Whoever holds it then settles and publishes it. `continued`: how often
+    the answer broke off and went on at another replica.
     """
 
     request_id: str

@@ -11,6 +11,7 @@ from struct import Struct
 _TEXT = 0x81  # FIN and opcode
 _CLOSE = 0x88
 _PING = 0x89
+_PONG = 0x8A
 _MAX_CONTROL_BYTES = 125
 _LF, _CR = b"\n\r"
 _short = Struct("!BB").pack
@@ -53,6 +54,11 @@ def ping_frame(payload: bytes = b"") -> bytes:
     if len(payload) > _MAX_CONTROL_BYTES:
         raise ValueError("a ping carries at most 125 bytes")
     return _short(_PING, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping that carried this."""
+    return _short(_PONG, len(payload)) + payload
 
 
 def one_line(data: bytes) -> bytes:

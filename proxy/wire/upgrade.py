@@ -35,6 +35,11 @@ def handshake_key(random: bytes) -> str:
     return base64.b64encode(random).decode()
 
 
+def accept_key(key: str) -> str:
+    """The `Sec-WebSocket-Accept` that answers a handshake's key."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
+
+
 def upgrade_headers(key: str, offered: Sequence[str]) -> list[Header]:
     """What makes a GET an upgrade. `offered` are subprotocols; no extension ever is."""
     headers = [
@@ -50,7 +55,7 @@ def selected_subprotocol(headers: Iterable[Header], key: str, offered: Sequence[
     """The subprotocol that a 101 with these headers selects. Raises BadUpgrade."""
     if "websocket" not in _entries(headers, "upgrade") or "upgrade" not in _entries(headers, "connection"):
         raise BadUpgrade("it does not say that it switches to WebSocket")
-    if _values(headers, "sec-websocket-accept") != [_accept(key)]:
+    if _values(headers, "sec-websocket-accept") != [accept_key(key)]:
         raise BadUpgrade("its key does not answer ours")
     if _values(headers, "sec-websocket-extensions"):
         raise BadUpgrade("it uses an extension that was not offered")
@@ -60,10 +65,6 @@ def selected_subprotocol(headers: Iterable[Header], key: str, offered: Sequence[
     if len(selected) > 1 or selected[0] not in offered:
         raise BadUpgrade("it selects a subprotocol that was not offered")
     return selected[0]
-
-
-def _accept(key: str) -> str:
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
 
 
 def _values(headers: Iterable[Header], name: str) -> list[str]:

@@ -12,7 +12,7 @@ import websockets
 from websockets.frames import Frame, Opcode
 
 from proxy.access import patience
-from proxy.downstream import client_socket, websocket
+from proxy.downstream import client_socket, session_socket
 from proxy.downstream.bare import BareSession
 from proxy.downstream.spoken_outlet import UNREAD_BYTES
 from proxy.telemetry.record import EndState
@@ -431,7 +431,7 @@ async def test_a_reader_that_stopped_is_dropped(tmp_path: Path, monkeypatch: pyt
 async def test_a_client_that_does_not_answer_our_close_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "CLOSE_WITHIN_S", 0.05)
+    monkeypatch.setattr(session_socket, "CLOSE_WITHIN_S", 0.05)
     async with session(endless, tmp_path) as (socket, gateway, _):
         await socket.send(b"binary")
         socket.transport.pause_reading()

@@ -114,12 +114,13 @@ async def test_a_handshake_that_fails_does_so_in_http_and_repeats_nothing(
 @pytest.mark.parametrize(
     "broken",
     [
+        (*UPGRADE[:3], "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="[:-6]),
         ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
         ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: canary"),
         ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 99", UPGRADE[3]),
         ("Upgrade: websocket", "Sec-WebSocket-Version: 13", UPGRADE[3]),
     ],
-    ids=["no key", "a bad key", "a bad version", "no connection upgrade"],
+    ids=["a short key", "no key", "a bad key", "a bad version", "no connection upgrade"],
 )
 async def test_a_handshake_that_is_none_is_a_400_that_repeats_nothing(broken: tuple[str, ...], tmp_path: Path) -> None:
     async with served(OPEN, tmp_path) as gateway, raw_client(gateway.port) as client:
@@ -127,6 +128,12 @@ async def test_a_handshake_that_is_none_is_a_400_that_repeats_nothing(broken: tu
         answered = await client.answer("GET")
     assert (answered.status, json.loads(answered.body)["error"]["code"]) == (400, "invalid_request")
     assert "canary" not in str(answered)
+
+
+async def test_an_upgrade_of_http_1_0_is_none(tmp_path: Path) -> None:
+    async with served(OPEN, tmp_path) as gateway, raw_client(gateway.port) as client:
+        await client.send(get("/v1/ws", *UPGRADE).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await client.answer("GET")).status == 400
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:9", "http://[::1]:3000"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.outlet import Outlet
 from proxy.downstream.server import ClientRunner
 from proxy.streams.stream import Stream
@@ -25,7 +26,9 @@ async def outlet(act: Act) -> AsyncIterator[RawClient]:
     """A client whose request is answered by what `act` puts into its outlet; the connection then ends."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        made = Outlet(request)
+        connection = request.protocol
+        assert isinstance(connection, ClientSocket)
+        made = Outlet(connection)
         try:
             await act(made)
         finally:

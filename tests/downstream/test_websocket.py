@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import ssl
 import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ import pytest
 import websockets
 from websockets.frames import Frame, Opcode
 
+from proxy.downstream.connection import ClientConnection, Upgraded
 from proxy.downstream.spoken_outlet import SpokenOutlet
 from proxy.downstream.websocket import BARE_PATHS
 from proxy.telemetry.record import EndState
 from tests.support.raw_client import chat, get, raw_client
 from tests.support.served import Served, one_route, served
+from tests.support.tls import certificate
 from tests.support.upstream import LAST_CHUNK, OK_EVENTS, STOP, Peer, chunk, content, scripted_upstream
 
 if TYPE_CHECKING:
@@ -116,6 +119,47 @@ async def test_sessions_that_do_not_answer_do_not_hold_the_drain_up(tmp_path: Pa
         assert asyncio.get_running_loop().time() - started < 1.5
         for socket in sockets:
             socket.transport.abort()
+
+
+async def test_a_gateway_that_stops_at_once_says_so(tmp_path: Path) -> None:
+    async with served(DEMO, tmp_path) as gateway, websockets.connect(f"{gateway.ws_url}/v1/ws") as socket:
+        await gateway.gateway.stop()
+        async with asyncio.timeout(5):
+            await socket.wait_closed()
+        assert socket.close_code == 1001
+        assert (await gateway.record()).is_session
+
+
+async def test_a_client_that_leaves_while_it_is_let_in_leaves_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(connection: ClientConnection) -> Upgraded:
+        assert connection.transport is not None
+        connection.transport.abort()
+        return upgraded(connection)
+
+    upgraded = ClientConnection.upgraded
+    monkeypatch.setattr(ClientConnection, "upgraded", lost)
+    async with served(DEMO, tmp_path) as gateway:
+        with pytest.raises((ConnectionError, websockets.InvalidMessage)):
+            await websockets.connect(f"{gateway.ws_url}/v1/ws")
+        record = await gateway.record()
+        assert not gateway.gateway._websockets.sessions()
+    assert (record.end_state, record.is_session) == (EndState.CLIENT_CLOSED, False)
+
+
+async def test_a_session_over_tls_is_like_any_other(tmp_path: Path) -> None:
+    own, key = certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(own))
+    tls = f"server: {{port: 0, tls: {{certificate: {own.name}, key: {key.name}}}}}\n"
+    async with served(tls + "routes: {m: 'demo://?tokens=2&interval=1ms&first=1ms'}\n", tmp_path) as gateway:
+        async with websockets.connect(f"{gateway.ws_url}/v1/ws", ssl=trusting) as socket:
+            await socket.send(json.dumps(chat()))
+            async with asyncio.timeout(5):
+                while await socket.recv() != "[DONE]":
+                    pass
+        record = await gateway.record(1)
+    assert (record.is_session, record.end_state) == (True, EndState.COMPLETED)
 
 
 UPGRADE = (

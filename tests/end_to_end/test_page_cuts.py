@@ -106,7 +106,7 @@ async def leave_the_page(scene: Scene) -> None:
         assert isinstance(session, MuxSession)
         transport = session._outlet._transport
         if code is not None:
-            await session._close(code, "test")
+            session._close(code, "test")
         elif transport is not None:
             transport.abort()
 

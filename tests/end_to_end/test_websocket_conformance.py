@@ -9,20 +9,18 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from kosoku import FailureError, run_fuzzingclient, run_fuzzingserver
 
-from proxy.downstream.connection import ClientConnection
-from proxy.downstream.server import ClientRunner
-from proxy.downstream.session_socket import Socket
-from proxy.downstream.websocket import CLOSE_WITHIN_S, WRITER_LIMIT_BYTES
 from proxy.request import ProxyRequest, RequestBody
 from proxy.routing.balancer import RoundRobin
 from proxy.routing.replica import Origin, Replica
 from proxy.routing.table import Route, Timeouts
 from proxy.upstream.upgrade import SocketLimits, upgrade
+from proxy.wire.frames import text_frame_head
 from tests.support.realtime_server import realtime_server
 from tests.support.served import one_route, served
+from tests.support.socket_server import LARGEST_BYTES, socket_server
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
     from kosoku._kosoku import CaseResult
 
+    from proxy.downstream.session_socket import Socket
     from proxy.errors import UpstreamError
     from proxy.upstream.websocket import UpstreamSocket
     from proxy.wire.messages import Opcode
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 COMPRESSION = ["12.*", "13.*"]
-LARGEST_BYTES = 32 << 20
 
 
 async def failures(running: Coroutine[None, None, list[CaseResult]], least: int) -> dict[str, str]:
@@ -60,33 +58,17 @@ async def test_a_realtime_session_conforms_towards_the_client_and_passes_all_of_
 
 
 async def test_a_sessions_socket_conforms_but_for_a_close_code_that_aiohttp_lets_through() -> None:
-    async def echo(request: web.Request) -> Socket:
-        connection = request.protocol
-        assert isinstance(connection, ClientConnection)
-        connection.watch_frames()
-        socket = Socket(
-            compress=False,
-            max_msg_size=LARGEST_BYTES + 1,
-            heartbeat=25.0,
-            writer_limit=WRITER_LIMIT_BYTES,
-            timeout=CLOSE_WITHIN_S,
-        )
-        await socket.prepare(request)
-        async for message in socket:
-            await (socket.send_str if message.type is WSMsgType.TEXT else socket.send_bytes)(message.data)
-        return socket
+    async def echo(socket: Socket) -> None:
+        while (message := await socket.receive()) is not None:
+            is_text = message.type is WSMsgType.TEXT
+            payload = message.data.encode() if is_text else message.data
+            head = text_frame_head(len(payload))
+            assert socket.transport is not None
+            socket.transport.write((head if is_text else b"\x82" + head[1:]) + payload)
 
-    app = web.Application()
-    app.router.add_get("/", echo)
-    runner = ClientRunner(app, 10.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"ws://127.0.0.1:{runner.addresses[0][1]}/"
+    async with socket_server(echo, message_bytes=LARGEST_BYTES) as port:
+        url = f"ws://127.0.0.1:{port}/"
         assert list(await failures(run_fuzzingclient(url, None, COMPRESSION, concurrency=4), 300)) == ["7.9.5"]
-    finally:
-        await runner.cleanup()
 
 
 class Echo:

@@ -38,6 +38,9 @@ class Asked(Protocol):
     def stop_reading(self) -> None:
         """From now on what comes is left in the kernel."""
 
+    def read_slowly(self, turn_bytes: int) -> None:
+        """From now on take no more than so much in a turn of the loop."""
+
     async def read_on(self) -> Seen:
         """Read again, to the end of the answer."""
 
@@ -75,6 +78,9 @@ class _OverHttp:
     def stop_reading(self) -> None:
         self._transport.pause_reading()
 
+    def read_slowly(self, turn_bytes: int) -> None:
+        _read_slowly(self._transport, turn_bytes)
+
     async def read_on(self) -> Seen:
         self._transport.resume_reading()
         return read_answer(await self._client.answer(), self._dialect.read)
@@ -104,7 +110,14 @@ class _OverSocket:
     def stop_reading(self) -> None:
         self._socket.transport.pause_reading()
 
+    def read_slowly(self, turn_bytes: int) -> None:
+        _read_slowly(self._socket.transport, turn_bytes)
+
     async def read_on(self) -> Seen:
         self._socket.transport.resume_reading()
         async with asyncio.timeout(PATIENCE_S):
             return await heard(self._socket, self._dialect)
+
+
+def _read_slowly(transport: asyncio.Transport, turn_bytes: int) -> None:
+    transport.max_size = turn_bytes  # type: ignore[attr-defined]  # of one `recv`; there is one a turn

@@ -8,7 +8,7 @@ import pytest
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import CLIENT, Protocol, State
 
-from proxy.wire.frames import close_frame, one_line, ping_frame, text_frame, text_payload
+from proxy.wire.frames import close_frame, one_line, ping_frame, pong_frame, text_frame, text_payload
 
 
 def received(data: bytes) -> list[Frame]:
@@ -62,6 +62,11 @@ def test_close_reason_is_cut_between_two_characters(reason: str) -> None:
 def test_close_frame_refuses_codes_that_never_stand_in_one(code: int) -> None:
     with pytest.raises(ValueError, match="no close code"):
         close_frame(code)
+
+
+def test_a_pong_brings_back_what_the_ping_carried() -> None:
+    for size in (0, 1, 125):
+        assert received(pong_frame(b"x" * size)) == [Frame(Opcode.PONG, b"x" * size)]
 
 
 def test_ping_frame_refuses_more_than_a_control_frame_holds() -> None:
