@@ -1,4 +1,4 @@
-"""The command: `penstock serve`, `check`, `schema`.
+"""The command: `penstock serve`, `check`, `schema`. Each imports what it needs, once it is known to be the one.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or file, 130 interrupted.
 """
@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.config.complaints import ConfigError
-from proxy.config.consistency import public_without_keys
-from proxy.config.loader import load, shipped
-from proxy.config.model import Config
 
 if TYPE_CHECKING:
+    from proxy.config.model import Config
     from proxy.ports import Passed
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -41,7 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     load_server()
-    from proxy import alone, workers
     from proxy.overseer import Shell
     from proxy.reload import Reloader, Unusable
     from proxy.systemd import NotifySocket, NotSockets, passed_sockets
@@ -55,19 +52,22 @@ def _serve(options: argparse.Namespace) -> int:
     level = options.log_level or os.environ.get("PENSTOCK_LOG_LEVEL", "info").lower()
     if level not in LOG_LEVELS:
         return _complain(f"PENSTOCK_LOG_LEVEL is one of {', '.join(LOG_LEVELS)}")
-    run = alone.run if reloader.last.config.server.workers == 1 else workers.run
+    if reloader.last.config.server.workers == 1:
+        from proxy.alone import run
+    else:
+        from proxy.workers import run
     return run(reloader, shell, log_format=options.log_format, log_level=level)
 
 
 def load_server() -> None:
-    """Import what serves, without two things that cost a fifth of the time: aiohttp reads the system's certificates,
+    """Import what serves, without two things that cost a quarter of the time: aiohttp reads the system's certificates,
     twice, for a client that nothing here uses; and garbage is looked for among modules (`serving` goes on with it)."""
     gc.disable()
     said = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     os.environ.update(dict.fromkeys(said, os.devnull))
     try:
+        importlib.import_module("proxy.config.loader")
         importlib.import_module("proxy.alone")
-        importlib.import_module("proxy.workers")
     finally:
         for name, value in said.items():
             if value is None:
@@ -77,6 +77,7 @@ def load_server() -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from proxy.config.loader import load
     from proxy.config.summary import summary
 
     path = _path(options)
@@ -135,6 +136,7 @@ _COMMANDS = {"serve": _serve, "check": _check, "schema": _schema}
 def _usable(path: Path, options: argparse.Namespace, passed: Passed) -> Config:
     """The file's configuration, with what flags, environment and passed sockets say instead. Raises `Unusable` where
     this process must not serve it, and `ConfigError`."""
+    from proxy.config.consistency import public_without_keys
     from proxy.reload import Unusable
 
     config = _configured(path, options, passed)
@@ -145,6 +147,7 @@ def _usable(path: Path, options: argparse.Namespace, passed: Passed) -> Config:
 
 
 def _configured(path: Path, options: argparse.Namespace, passed: Passed) -> Config:
+    from proxy.config.loader import load
     from proxy.ports import addresses
 
     config = load(path, os.environ)
@@ -171,6 +174,8 @@ def _configured(path: Path, options: argparse.Namespace, passed: Passed) -> Conf
 
 def _path(options: argparse.Namespace) -> Path:
     """`-c`, else PENSTOCK_CONFIG, else the routes.yaml of this folder, else the shipped one."""
+    from proxy.config.loader import shipped
+
     if options.config is not None:
         return Path(options.config)
     if named := os.environ.get("PENSTOCK_CONFIG"):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct
 
 from proxy.errors import GatewayError, NoReplica, UpstreamTruncated
 from proxy.fallback import Asking, fall_back
@@ -30,8 +32,7 @@ from proxy.wire.sse import Event
 logger = logging.getLogger("penstock")
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
+class Break(Struct, frozen=True):
     """How the answer broke off: by an error, or by an event of the upstream's that tells of one."""
 
     kind: FailureKind
@@ -40,8 +41,7 @@ class Break:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One exchange that gives a part of the answer, to a request with this body. `splice`: what of it goes on (None:
     all)."""
 

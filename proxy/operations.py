@@ -4,10 +4,10 @@ own."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiohttp import web
+from msgspec import Struct
 
 from proxy.access.keys import KeyEntry, Keyring
 from proxy.access.origins import HostPolicy, OriginPolicy
@@ -22,8 +22,7 @@ from proxy.reload import Reload
 from proxy.telemetry.record import RequestRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """What can be asked for: the metrics' page, what came of reading the configuration last, and whether we serve."""
 
     metrics: Callable[[], Awaitable[str]]

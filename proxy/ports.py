@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.config.addresses import Address, is_loopback
 from proxy.config.model import Config
@@ -28,8 +29,7 @@ class CannotListen(Exception):
         self.address = address
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """Sockets bound to `address`, which has the real port. They do not listen yet, unless they were `passed`: then
     other processes may have the same ones. The owner's duty: `close`, or give them to a `Listener`."""
 
@@ -46,8 +46,7 @@ class Port:
         close(self.sockets)
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """The main port and, where it has one of its own, the operators'."""
 
     main: Port

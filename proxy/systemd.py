@@ -10,8 +10,9 @@ import socket
 import time
 from collections.abc import MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from proxy.ports import Passed
 
@@ -24,8 +25,7 @@ class NotSockets(Exception):
     """What was passed cannot be served. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotifySocket:
+class NotifySocket(Struct, frozen=True):
     """Where a service manager hears how we are: `address` of its datagram socket (None: nobody wants to know), and how
     often it wants a sign of life. Nobody waits for it, and it may be gone."""
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.access.refusal import Refusal
 
@@ -16,8 +17,7 @@ STREAM_WAIT_S = 1.0
 """What is said to a key whose streams all run: one of them may end at any time."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRules:
+class KeyRules(Struct, frozen=True):
     """`limits:` of a key; None for no limit."""
 
     requests_per_minute: int | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+
+class Refusal(Struct, frozen=True):
     """`queue_timeout` is a 503, the others are a 429. `retry_after_s` is in whole seconds, at least one."""
 
     code: Literal["rate_limit_exceeded", "too_many_streams", "queue_full", "queue_timeout"]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from proxy.access.keys import Key
 
@@ -18,8 +19,7 @@ MOST: Final = 10_000
 _BYTES: Final = 24
 
 
-@dataclass(frozen=True, slots=True)
-class _Ticket:
+class _Ticket(Struct, frozen=True):
     key: Key | None
     origin: str | None
     deadline: float

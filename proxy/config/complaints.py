@@ -7,8 +7,9 @@ appear.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 Place = tuple[str | int, ...]
 
@@ -25,8 +26,7 @@ class Finding(NamedTuple):
     line: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
+class Complaint(Struct, frozen=True):
     """One thing the operator has to put right. Prints as `routes.yaml:14: routes.chat.replicas[1].url: ...`."""
 
     file: str

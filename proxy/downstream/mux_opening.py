@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.admission import OnQueued
 from proxy.downstream.opened import Opened, opened_events, opened_stage, opened_whole
@@ -34,8 +35,7 @@ class Opener(Protocol):
         record unfinished."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Summed:
+class _Summed(Struct, frozen=True):
     """The tokens of all rounds, unless they were only estimated."""
 
     record: RequestRecord

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.downstream.http import SERVABLE_PATH
 from proxy.downstream.kept_streams import KeptStreams
@@ -26,8 +27,7 @@ from proxy.wire.mux_frames import Ending, Envelope, Form, accepted, queued
 logger = logging.getLogger("penstock")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """One `start`, less the body: what was asked, and by whom. `say` sends a frame beside the stream's."""
 
     rid: str

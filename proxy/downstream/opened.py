@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.downstream.stages import OpenStage
 from proxy.errors import GatewayError, UpstreamError
@@ -23,8 +24,7 @@ from proxy.wire.mux_frames import STAGE_MEMBERS, Ending, Form
 from proxy.wire.sse import Event, encode
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """An answer of this `route`'s at its commit point. The holder's duty: attach a listener to `stream`, and `close`,
     once.
 

@@ -7,12 +7,12 @@ name, so no request can name any other file. What the pages call (`/v1/models`, 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +56,7 @@ CLIENT_FILES: Final = ("client.js", "client.d.ts")
 """Served at the root, for any page: those of other origins import it as CORS lets them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """One file as it is served: its bytes, its content type and its strong entity tag (without quotes)."""
 
     body: bytes

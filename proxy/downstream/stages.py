@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct
+
 from proxy.access.keys import Key
 from proxy.admission import OnQueued
 from proxy.downstream.stage_refusals import failure_in, refuse_model
@@ -54,8 +56,7 @@ class Client:
     crossing: Heads = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class StageTurn:
+class StageTurn(Struct, frozen=True):
     """One request, ready to be sent: what was asked, its route, and the chat completion it begins with.
 
     `at_toolchain`: it came to an endpoint that offers the route's tools.
@@ -77,8 +78,7 @@ class StageTurn:
         return ToolTurn(self.request, self.route, self.record, base, synthesis)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStage:
+class OpenStage(Struct, frozen=True):
     """A stage at its commit point, and the one answer all its events come from, or the run that asks for one after the
     other (neither: it failed before)."""
 

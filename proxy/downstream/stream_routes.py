@@ -5,9 +5,9 @@ What a stage is and how it is opened is `stages`'; the same over a WebSocket, `s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.access.origins import OriginPolicy
 from proxy.downstream.answering import stream_headers, whole_answer
@@ -110,8 +110,7 @@ class StreamRoutes:
         return self._stages.turn(raw, request.path, client, record)
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(Struct, frozen=True):
     """One stage's way back to its client."""
 
     request: web.Request

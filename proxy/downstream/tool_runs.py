@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.admission import OnQueued
 from proxy.downstream.tool_rounds import ToolRounds
@@ -31,8 +32,7 @@ class Sink(Stage, Protocol):
     error: GatewayError | None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolTurn:
+class ToolTurn(Struct, frozen=True):
     """One request: `base` has the members of its first chat completion, less its tools, `synthesis` those that the
     synthesis pass changes in it (None: there is none). Every round is sent as `request` is."""
 

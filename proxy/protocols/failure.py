@@ -5,8 +5,9 @@ Whether to try again is `routing`'s to decide; how the error is worded for a cli
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from proxy.protocols.event_data import decoded
 
@@ -18,8 +19,7 @@ _ENVELOPE = ("error", "event_id", "sequence_number")
 UNEXPLAINED = "The model server reported an error without saying which."
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """What an upstream said went wrong. Credentials in it are not redacted yet.
 
     `status`: the HTTP status (400 to 599) it names itself, or None. `error`: its error object.

@@ -6,8 +6,9 @@ Which protocol is spoken where is in `endpoints`; what each one looks like, in i
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,8 +82,7 @@ def _never(request: RequestFacts) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class StreamProtocol:
+class StreamProtocol(Struct, frozen=True):
     """How one protocol streams and complains.
 
     `keepalive` is sent after silence. `error_body(error, request_id)` and `failure_body(failure, request_id)` are the

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 SHARE = 0.1
 """Failures that are a smaller part of what went on do not open it: a busy replica always has some."""
@@ -27,8 +28,7 @@ class State(enum.IntEnum):
     OPEN = 2
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerRules:
+class BreakerRules(Struct, frozen=True):
     """`breaker: {failures, within, open_for}` of a route."""
 
     failures: int = 5

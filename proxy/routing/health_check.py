@@ -5,16 +5,16 @@ Pure: it is told how each probe went. Sending them belongs to `upstream`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
+
+from msgspec import Struct
 
 LEAST_PAUSE = 0.8
 """Pauses are this part of `every_s` at least, and never longer than it: the probes of many replicas and workers drift
 apart, and no replica comes back later than it should."""
 
 
-@dataclass(frozen=True, slots=True)
-class HealthRules:
+class HealthRules(Struct, frozen=True):
     """`health: {path, every, timeout, fall, rise}` of a route."""
 
     path: str = "/health"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from proxy.routing.standing import Standing
 
 Headers = tuple[tuple[str, str], ...]
@@ -16,8 +18,7 @@ Headers = tuple[tuple[str, str], ...]
 DEFAULT_PORTS = {"http": 80, "https": 443, "demo": 0}
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a connection goes, and what connections may be shared: scheme, host, port (and a demo's settings)."""
 
     scheme: Literal["http", "https", "demo"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Final
+
+from msgspec import Struct
 
 from proxy.routing.availability import available
 from proxy.routing.failure_kind import FailureKind
@@ -30,8 +31,7 @@ class Again(enum.Enum):
     NEVER = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One row. `another`: another replica is tried; `same`: when the same one is; `fallbacks`: other routes are, if
     nothing else is left."""
 
@@ -57,8 +57,7 @@ RULES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RetryRules:
+class RetryRules(Struct, frozen=True):
     """`retry: {attempts, max_wait}` of a route: tries in all, and the longest wait for one of them."""
 
     attempts: int = 3
@@ -76,8 +75,7 @@ class Next(enum.Enum):
     """The client gets the failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     next: Next
     wait_s: float = 0.0
 
@@ -172,8 +170,7 @@ class Attempts:
         return min(longest_s, (retry_after_s or 0.0) + backoff_s)  # those who were told the same do not come at once
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
+class Fallback(Struct, frozen=True):
     """An entry of `fallbacks`: another route, for any failure (`reasons` empty) or only for these."""
 
     route: str

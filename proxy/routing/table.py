@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
+from msgspec import Struct
+
 from proxy.access.keys import Key, Keyring
 from proxy.config.model import Config
 from proxy.config.route import Protocol
@@ -25,8 +27,7 @@ NAMES_LISTED = 50
 """How many models a 404 names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """Seconds; None for never."""
 
     connect_s: float | None
@@ -35,8 +36,7 @@ class Timeouts:
     total_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolLoop:
+class ToolLoop(Struct, frozen=True):
     """How far the tool loop goes: turns in all, and tool calls at once."""
 
     max_rounds: int = 8
@@ -63,7 +63,7 @@ class Route:
     """What the replicas speak."""
     tools: tuple[str, ...] = ()
     """Offered to the model where the gateway runs tools: servers, or `server.tool`."""
-    tool_loop: ToolLoop = ToolLoop()
+    tool_loop: ToolLoop = field(default_factory=ToolLoop)
     retry: RetryRules = field(default_factory=RetryRules)
     fallbacks: tuple[Fallback, ...] = ()
     limiter: Limiter = field(default_factory=lambda: Limiter(RouteRules()))

@@ -6,9 +6,10 @@ Which numbers they have, and who takes them when, is `numbered`'s; how much of a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from proxy.wire.sse import Event
 
@@ -23,8 +24,7 @@ class Shelf(Protocol):
         """So many more (or fewer) are kept. True: that is too much."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keeping:
+class Keeping(Struct, frozen=True):
     """How much of a stream is kept for who comes back, besides what its follower has not taken yet."""
 
     frames: int

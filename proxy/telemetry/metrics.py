@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
+
+from msgspec import Struct
 
 Kind = Literal["counter", "gauge", "histogram"]
 Together = Literal["sum", "max", "min"]
@@ -23,8 +24,7 @@ a histogram is how many fell into each bucket (not cumulated, the last one is wi
 _TOGETHER: Final[dict[Together, Callable[[Iterable[float]], float]]] = {"sum": sum, "max": max, "min": min}
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """Metrics of one name. `bounds`: a histogram's buckets, upper ends included. `together`: what makes one figure of
     those of several processes; of gauges only, the others add up."""
 

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from proxy.protocols.event_data import compact, decoded, is_set
 
 if TYPE_CHECKING:
@@ -24,8 +26,7 @@ _TOOL_CALLS = b'"tool_calls"'
 _THOUGHTS = ("reasoning_content", "reasoning")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One tool call: `name` as the model wrote it, `text` its arguments as it wrote them."""
 
     id: str
@@ -38,8 +39,7 @@ class Call:
         return decoded(self.text.encode("utf-8", "replace")) if self.text.strip() else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """One round of the model's: `calls` in its order, `message` the assistant's message that goes with them."""
 
     message: JsonObject

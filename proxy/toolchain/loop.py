@@ -9,8 +9,9 @@ Nothing here is sent or run: the owner does what a step says, and tells what cam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,23 +22,20 @@ if TYPE_CHECKING:
 _ABOUT_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Send this request; then `answered`, or `synthesised`."""
 
     body: JsonObject
     synthesis: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Run these calls at once; then `returned`."""
 
     calls: tuple[Call, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(Struct, frozen=True):
     """Nothing more. `cut`: the model would have gone on, `max_rounds` ended it."""
 
     cut: bool = False

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from proxy.toolchain.calls import Call, JsonObject
@@ -18,16 +19,14 @@ RESULT_CHARACTERS = 256 * 1024
 """The longest text a model, or a summary, is given of one result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a tool, or the attempt to run it, came to: text for the model."""
 
     text: str
     is_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(Struct, frozen=True):
     """A call and its outcome, `duration_ms` after it began."""
 
     call: Call

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamTimeout
 from proxy.protocols.event_data import decoded
@@ -43,8 +44,7 @@ class Stage(Protocol):
     def stop_for(self, error: GatewayError | None) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is asked for. `base`: the first chat completion's members, less its tools, `stream: true` among them.
 
     `synthesis`: the members the synthesis pass changes in it; None where there is to be none. `total_s`: for everything

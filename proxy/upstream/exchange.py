@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamTruncated
 from proxy.protocols.event_data import is_done
@@ -37,8 +38,7 @@ CONTENT = Sighting.CONTENT
 QUOTE, LF, CR = b'"\n\r'
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """The answer at its commit point: whole (`body`), or flowing through the stream (as events, if `events`).
 
     `failure` is set, and `body` empty, where an event or a body under status 200 said that the request failed;

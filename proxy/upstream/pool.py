@@ -12,7 +12,6 @@ from functools import partial
 
 from proxy.errors import UpstreamUnreachable
 from proxy.routing.replica import Origin
-from proxy.upstream import demo
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.dialling import shortage
 from proxy.upstream.gather import Gatherer
@@ -81,6 +80,8 @@ class Pool:
 
     async def _open(self, origin: Origin, connection: UpstreamConnection) -> None:
         if origin.scheme == "demo":
+            from proxy.upstream import demo  # here: most gateways have none, and it is a twentieth of their start
+
             demo.connect(lambda: connection, demo.DemoSettings.parse(f"demo://?{origin.query}"))
         elif origin.scheme == "https":
             if self._tls is None:

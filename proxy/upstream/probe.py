@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.errors import UpstreamError
 from proxy.routing.replica import Replica
@@ -19,8 +20,7 @@ PROBE_TIMEOUT_S = 5.0
 MAX_LISTING_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """What one replica said. `reachable` is whether requests can be sent to it; `finding` is for the operator."""
 
     route: str

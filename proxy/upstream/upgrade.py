@@ -10,10 +10,10 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
 
 import httptools
+from msgspec import Struct
 
 from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamInvalid, UpstreamUnreachable
 from proxy.request import ProxyRequest
@@ -43,8 +43,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 OnOver = Callable[[UpstreamError | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SocketLimits:
+class SocketLimits(Struct, frozen=True):
     """The largest message in bytes; seconds of silence before a ping (None: never)."""
 
     message_bytes: int
@@ -119,8 +118,7 @@ def upgrade_message(request: ProxyRequest, offered: Sequence[str], route: Route,
     return request_head("GET", target, headers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Switched:
+class _Switched(Struct, frozen=True):
     """A 101, the connection it came on, and what came behind it."""
 
     head: AnswerHead

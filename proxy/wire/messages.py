@@ -15,7 +15,8 @@ MASK_BYTES: Final = 4
 _MAX_CONTROL_BYTES: Final = 125
 _medium = Struct("!BBH").pack
 _long = Struct("!BBQ").pack
-_XOR: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
+_BYTES: Final = int.from_bytes(bytes(range(256)))
+_XOR: Final = tuple((_BYTES ^ int.from_bytes(bytes([key]) * 256)).to_bytes(256) for key in range(256))
 
 
 class Opcode(IntEnum):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Self, assert_never
+
+from msgspec import Struct
 
 from proxy.errors import GatewayError
 from proxy.wire.mux import VERSION
@@ -37,8 +38,7 @@ STAGE_MEMBERS: Final = {**CHUNK_MEMBERS, SUMMARY: SUMMARY}
 """Where the data of a stage's event stands, by its type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How a stream ended, as its one terminal frame says it. `data` is what stands beside the `stage_id`.
 
     `event` tells of it in the stream's own protocol, as bytes on the wire: b"" where the events have told it already,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import Struct
+
 from proxy.errors import InvalidRequest
 from proxy.wire.json_members import decoded_value, encoded_value, find_members
 
@@ -54,16 +56,14 @@ class Create:
         return b"{" + b",".join([encoded_value(name) + b":" + members[name] for name in members]) + b"}"
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """No more is wanted of what the lane is at; of the response `response_id` only, if one is named."""
 
     stream_id: str | None
     response_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Processed:
+class Processed(Struct, frozen=True):
     """The client is done with a response: its own book-keeping, and nothing to us."""
 
 

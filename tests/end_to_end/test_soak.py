@@ -51,9 +51,10 @@ RELOADS = 15
 
 
 def routes(url: str, keepalive: str = "1s") -> str:
+    """The model pauses for 4 s at most: a machine may stand still for the rest of these 30 s, and nothing is cut."""
     route = (
         f"replicas: ['{url}'], health: none, breaker: none, retry: {{attempts: 1}}, keepalive: {keepalive}, "
-        "timeouts: {first_token: 12s, idle: 12s}"
+        "timeouts: {first_token: 30s, idle: 30s}"
     )
     return (
         "server: {websocket: {detach: 2s, replay: 3s}}\ndiscover: false\nroutes:\n"
