@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -105,4 +106,4 @@ class OpenSessions:
 def most_sessions() -> int:
     """Three quarters of the descriptors that this process may have: what sessions ask for needs some, too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft * 3 // 4
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 3 // 4

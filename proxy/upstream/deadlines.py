@@ -15,6 +15,11 @@ from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamIdle, Upstrea
 from proxy.routing.table import Timeouts
 
 NO_LIMITS = Timeouts(None, None, None, None)
+STOOD_STILL_S = 1.0
+"""A timer that fires so late does so because this process did not run: what has come meanwhile is not read yet, since
+loops see to their timers first."""
+READ_WITHIN_S = 0.05
+"""How long that may then take."""
 
 
 class Reader(Protocol):
@@ -82,19 +87,24 @@ class Deadlines:
         if due < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer_due = due
-            self._timer = self._loop.call_at(due, self._check)
+            self._fire_at(due)
+
+    def _fire_at(self, due: float) -> None:
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._check)
 
     def _check(self) -> None:
+        due, self._timer_due = self._timer_due, inf
         self._timer = None
-        self._timer_due = inf
         if self._reader is None:
             return
         now = self._loop.time()
-        if self._next() <= now:
-            self._expired(self._error(now))
-        else:
+        if self._next() > now:
             self._set_timer()
+        elif now - due > STOOD_STILL_S:
+            self._fire_at(now + READ_WITHIN_S)
+        else:
+            self._expired(self._error(now))
 
     def _next(self) -> float:
         limits = self._limits

@@ -56,3 +56,8 @@ async def test_a_realtime_session_more_is_refused_before_anybody_is_dialled(tmp_
 def test_sessions_leave_descriptors_for_what_they_ask_for() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 0 < most_sessions() < soft
+
+
+def test_where_descriptors_have_no_limit_sessions_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert most_sessions() > 1_000_000

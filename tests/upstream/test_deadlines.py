@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import FirstTokenTimeout, UpstreamError, UpstreamIdle, UpstreamTimeout
 from proxy.routing.table import Timeouts
-from proxy.upstream.deadlines import Deadlines
+from proxy.upstream.deadlines import READ_WITHIN_S, Deadlines
 from tests.support.memory_line import Clock
 
 
@@ -78,7 +78,7 @@ async def test_a_pause_is_no_silence(clock: Clock) -> None:
     watched.deadlines.resume()
     await clock.advance(0.9)
     assert watched.kinds == []
-    await clock.advance(1.2)
+    await clock.advance(0.2)
     assert watched.kinds == [UpstreamIdle]
 
 
@@ -134,3 +134,23 @@ async def test_a_closed_connection_keeps_no_timer(clock: Clock) -> None:
     watched.deadlines.close()
     await clock.advance(20.0)
     assert watched.kinds == []
+
+
+async def test_what_came_while_the_process_stood_still_is_read_before_anything_expires(clock: Clock) -> None:
+    watched = Watched(idle=3.0)
+    watched.deadlines.spoken()
+    await clock.advance(60.0)  # the laptop slept
+    assert watched.kinds == []
+    watched.read()
+    await clock.advance(READ_WITHIN_S + 0.01)
+    assert watched.kinds == []
+    await clock.advance(3.0)
+    assert watched.kinds == [UpstreamIdle]
+
+
+async def test_nothing_came_while_the_process_stood_still(clock: Clock) -> None:
+    watched = Watched(idle=3.0)
+    watched.deadlines.spoken()
+    await clock.advance(60.0)
+    await clock.advance(READ_WITHIN_S + 0.01)
+    assert watched.kinds == [UpstreamIdle]

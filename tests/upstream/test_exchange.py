@@ -640,7 +640,9 @@ async def test_comments_are_signs_of_life_before_and_after_content(clock: Clock)
         await clock.advance(1.5)
         scene.arrive(chunk(b": working\n\n"))
     assert (heard.wire, heard.ends) == (content("a"), [])
-    await clock.advance(2.1)
+    await clock.advance(1.9)
+    assert heard.ends == []
+    await clock.advance(0.2)
     assert kinds(heard.ends) == [UpstreamIdle]
 
 
