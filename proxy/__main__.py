@@ -61,7 +61,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def load_server() -> None:
     """Import what serves, without two things that cost a quarter of the time: aiohttp reads the system's certificates,
-    twice, for a client that nothing here uses; and garbage is looked for among modules (`serving` goes on with it)."""
+    twice, for a client that nothing here uses; and garbage is looked for among modules. Nor is it looked for there
+    later: what was loaded stays, and workers share its pages."""
     gc.disable()
     said = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     os.environ.update(dict.fromkeys(said, os.devnull))
@@ -74,6 +75,8 @@ def load_server() -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        gc.freeze()
+        gc.enable()
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -79,7 +79,6 @@ def _collect_garbage_seldom() -> None:
     default one would come every few requests, and look through all open streams every few thousand."""
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
-    gc.enable()
 
 
 def _keep_freed_memory() -> None:
