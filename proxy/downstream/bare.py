@@ -35,6 +35,22 @@ class BareSession:
     Its reader always runs, so that a cancel, a close or a second request is seen at once.
     """
 
+    __slots__ = (
+        "_client",
+        "_longest_answer_bytes",
+        "_loop",
+        "_message",
+        "_opened_at",
+        "_outlet",
+        "_path",
+        "_patience",
+        "_publish",
+        "_record",
+        "_relay",
+        "_socket",
+        "_tool_chats",
+        "_turn",
+    )
     dialect: Dialect = "bare"
 
     def __init__(

@@ -24,6 +24,7 @@ MUX = "llm-mux.v1"
 _PLAIN_KEY = "openai-insecure-api-key."
 _ENCODED_KEY = "bearer.b64url."
 _OFFER = "Sec-WebSocket-Protocol"
+_HANDSHAKE = ("sec-websocket-", "upgrade", "host")
 _VERSIONS = frozenset({"13", "8", "7"})
 """The last one is the standard, and those before it differ only in what they call themselves."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -108,6 +109,11 @@ def _is_key(text: str) -> bool:
         return len(base64.b64decode(text, validate=True)) == KEY_BYTES
     except ValueError:
         return False
+
+
+def lasting_headers(request: web.Request) -> list[Header]:
+    """What an upgrade says of its session's requests: all but the handshake itself, which may have a key in it."""
+    return [header for header in raw_headers(request) if not header[0].lower().startswith(_HANDSHAKE)]
 
 
 def _key(entry: str) -> str | None:

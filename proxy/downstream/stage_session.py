@@ -21,6 +21,8 @@ from proxy.wire.stages import CANCEL, ERROR, StageWording
 class StageSession(BareSession):
     """One socket; `settings` are `BareSession`'s."""
 
+    __slots__ = ("_stage", "_stages")
+
     def __init__(self, socket: Socket, *, stages: Stages, **settings: Any) -> None:
         super().__init__(socket, **settings)
         self._stages = stages

@@ -14,8 +14,8 @@ from proxy.downstream.answering import names
 from proxy.downstream.bare import BareSession
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.edge import RECORD
-from proxy.downstream.gate import Gate, raw_headers
-from proxy.downstream.handshake import Door, Offer, check_handshake, read_offer, switching
+from proxy.downstream.gate import Gate
+from proxy.downstream.handshake import Door, Offer, check_handshake, lasting_headers, read_offer, switching
 from proxy.downstream.mux import MuxSession
 from proxy.downstream.mux_turns import Turns
 from proxy.downstream.open_sessions import OVERLOADED, OpenSessions, most_sessions
@@ -110,7 +110,7 @@ class WebSocketApi:
         if record.dialect == "realtime":
             return await self._connect_realtime(request, offer, key)
         check_handshake(request)
-        client = Client(key, raw_headers(request), self._gate.forwarded(request))
+        client = Client(key, lasting_headers(request), self._gate.forwarded(request))
         said = [*switching(request, offer.selected), *names(record, "gateway")]
         socket = self._upgrade(request, said, first_bytes=None if self._knows(key) else INIT_BYTES)
         record.is_session = True

@@ -36,12 +36,13 @@ def installed_bytes(peer: Peer) -> int | None:
 
 
 def import_s(peer: Peer) -> float | None:
-    """The quickest of some imports, less the interpreter's own start; None for what is not Python."""
+    """The quickest of some imports, less the interpreter's own start and without its end; None for what is not
+    Python."""
     if not peer.imports:
         return None
     python = str(peer.own_environment / "bin" / "python") if peer.own_environment is not None else sys.executable
     _run_python(python, f"import {peer.imports}")  # compiles what has not been run yet
-    return _quickest(python, f"import {peer.imports}") - _quickest(python, "pass")
+    return _quickest(python, f"import os, {peer.imports}; os._exit(0)") - _quickest(python, "import os; os._exit(0)")
 
 
 def _quickest(python: str, code: str) -> float:

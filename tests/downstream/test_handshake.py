@@ -7,7 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
+from proxy.downstream.handshake import lasting_headers
 from tests.support.raw_client import RawClient, get, raw_client
 from tests.support.served import served
 
@@ -156,3 +159,11 @@ async def test_a_rebound_name_may_not_connect(tmp_path: Path) -> None:
         await client.send(request)
         answered = await client.answer("GET")
     assert (answered.status, json.loads(answered.body)["error"]["code"]) == (403, "host_not_allowed")
+
+
+def test_the_handshake_is_forgotten_and_a_key_in_it_too() -> None:
+    """What a session remembers of its upgrade is what its requests may say of their client."""
+    sent = (*UPGRADE, offer(PLAIN), "Host: here", "X-Team: a", "User-Agent: b")
+    headers = CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in sent))
+    request = make_mocked_request("GET", "/v1/ws", headers=headers)
+    assert lasting_headers(request) == [("Connection", "Upgrade"), ("X-Team", "a"), ("User-Agent", "b")]
