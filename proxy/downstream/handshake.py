@@ -24,7 +24,7 @@ MUX = "llm-mux.v1"
 _PLAIN_KEY = "openai-insecure-api-key."
 _ENCODED_KEY = "bearer.b64url."
 _OFFER = "Sec-WebSocket-Protocol"
-_HANDSHAKE = ("sec-websocket-", "upgrade", "host")
+_HANDSHAKE = re.compile(r"sec-websocket-.*|upgrade|host", re.IGNORECASE)
 _VERSIONS = frozenset({"13", "8", "7"})
 """The last one is the standard, and those before it differ only in what they call themselves."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -113,7 +113,7 @@ def _is_key(text: str) -> bool:
 
 def lasting_headers(request: web.Request) -> list[Header]:
     """What an upgrade says of its session's requests: all but the handshake itself, which may have a key in it."""
-    return [header for header in raw_headers(request) if not header[0].lower().startswith(_HANDSHAKE)]
+    return [header for header in raw_headers(request) if _HANDSHAKE.fullmatch(header[0]) is None]
 
 
 def _key(entry: str) -> str | None:

@@ -163,7 +163,7 @@ async def test_a_rebound_name_may_not_connect(tmp_path: Path) -> None:
 
 def test_the_handshake_is_forgotten_and_a_key_in_it_too() -> None:
     """What a session remembers of its upgrade is what its requests may say of their client."""
-    sent = (*UPGRADE, offer(PLAIN), "Host: here", "X-Team: a", "User-Agent: b")
+    sent = (*UPGRADE, offer(PLAIN), "Host: here", "X-Team: a", "Host-Rack: b")
     headers = CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in sent))
     request = make_mocked_request("GET", "/v1/ws", headers=headers)
-    assert lasting_headers(request) == [("Connection", "Upgrade"), ("X-Team", "a"), ("User-Agent", "b")]
+    assert lasting_headers(request) == [("Connection", "Upgrade"), ("X-Team", "a"), ("Host-Rack", "b")]
