@@ -33,6 +33,10 @@ OURS = str(Path(proxy.__file__).parent)
 READS_BEFORE = 5
 """Until then a stream finds its pace: the commit point, and what a watcher learns of its model server."""
 READS = 10
+CHAT, STAGE = "/v1/chat/completions", "/stream/v1/chat"
+QUESTION = chat()
+DONE_MARK = b"[DONE]"
+"""What is waited for at the end, in whatever words the dialect has for it."""
 
 Hears = Callable[[bytes], Awaitable[None]]
 """Waits until the client has read this."""
@@ -86,22 +90,27 @@ def _is_ours(frame: FrameType | None) -> bool:
 
 
 @asynccontextmanager
-async def over_http(gateway: Served) -> AsyncIterator[Hears]:
+async def over_http(
+    gateway: Served, *headers: str, path: str = CHAT, body: object = QUESTION, end: bytes = DONE_MARK
+) -> AsyncIterator[Hears]:
     async with raw_client(gateway.port) as client:
-        await client.send(post("/v1/chat/completions", chat()))
+        await client.send(post(path, body, *headers))
 
         async def hears(text: bytes) -> None:
-            await client.reader.readuntil(text)
+            await client.reader.readuntil(end if text == DONE_MARK else text)
 
         yield hears
 
 
 @asynccontextmanager
-async def over_websocket(gateway: Served) -> AsyncIterator[Hears]:
-    async with websockets.connect(gateway.ws_url + "/v1/ws", compression=None) as socket:
-        await socket.send(json.dumps(chat()))
+async def over_websocket(
+    gateway: Served, *, path: str = "/v1/ws", body: object = QUESTION, end: bytes = DONE_MARK
+) -> AsyncIterator[Hears]:
+    async with websockets.connect(gateway.ws_url + path, compression=None) as socket:
+        await socket.send(json.dumps(body))
 
         async def hears(text: bytes) -> None:
+            text = end if text == DONE_MARK else text
             while text not in await socket.recv(decode=False):
                 pass
 
@@ -114,7 +123,7 @@ async def over_mux(gateway: Served, *, resumable: bool = False) -> AsyncIterator
         await client.start(resumable=resumable)
 
         async def hears(text: bytes) -> None:
-            if text == b"[DONE]":  # which mux says in words of its own
+            if text == DONE_MARK:
                 text = b'"type":"done"'
             while text not in await client.socket.recv(decode=False):
                 pass
@@ -126,38 +135,16 @@ def over_mux_resumable(gateway: Served) -> AbstractAsyncContextManager[Hears]:
     return over_mux(gateway, resumable=True)
 
 
-@asynccontextmanager
-async def over_http_resumable(gateway: Served) -> AsyncIterator[Hears]:
-    async with raw_client(gateway.port) as client:
-        await client.send(post("/v1/chat/completions", chat(), "x-penstock-resumable: true"))
-
-        async def hears(text: bytes) -> None:
-            await client.reader.readuntil(text)
-
-        yield hears
+def over_http_resumable(gateway: Served) -> AbstractAsyncContextManager[Hears]:
+    return over_http(gateway, "x-penstock-resumable: true")
 
 
-@asynccontextmanager
-async def over_a_stage(gateway: Served) -> AsyncIterator[Hears]:
-    async with raw_client(gateway.port) as client:
-        await client.send(post("/stream/v1/chat", json.dumps(stage()).encode()))
-
-        async def hears(text: bytes) -> None:
-            await client.reader.readuntil(b"event: done" if text == b"[DONE]" else text)
-
-        yield hears
+def over_a_stage(gateway: Served) -> AbstractAsyncContextManager[Hears]:
+    return over_http(gateway, path=STAGE, body=stage(), end=b"event: done")
 
 
-@asynccontextmanager
-async def over_a_stage_s_websocket(gateway: Served) -> AsyncIterator[Hears]:
-    async with websockets.connect(gateway.ws_url + "/stream/v1/chat", compression=None) as socket:
-        await socket.send(json.dumps(stage()))
-
-        async def hears(text: bytes) -> None:
-            while (b'"event":"done"' if text == b"[DONE]" else text) not in await socket.recv(decode=False):
-                pass
-
-        yield hears
+def over_a_stage_s_websocket(gateway: Served) -> AbstractAsyncContextManager[Hears]:
+    return over_websocket(gateway, path=STAGE, body=stage(), end=b'"event":"done"')
 
 
 async def costs_of_reads(
@@ -190,7 +177,7 @@ async def costs_of_reads(
         for read in range(READS_BEFORE + READS):
             await hears(b"<%02d:%02d>" % (read, events_a_read - 1))
             heard.set()
-        await hears(b"[DONE]")
+        await hears(DONE_MARK)
     return counter.costs[-READS - 1 : -1]  # the last one was the stream's end
 
 

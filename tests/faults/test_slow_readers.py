@@ -5,6 +5,7 @@ neighbours notice nothing; and one that stays stopped is dropped. In every diale
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,10 @@ from tests.support.served import PATIENCE_S, Served, one_route, served
 from tests.support.upstream import LAST_CHUNK, OK_EVENTS, Peer, chunk, scripted_upstream
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.support.leaving import Asked
 
 PIECES = 200
 PIECE = "x" * 64 * 1024
@@ -58,10 +62,9 @@ class Talking:
             await asyncio.sleep(0.1)
 
 
-@each_dialect
-async def test_a_reader_that_stopped_pauses_its_upstream_alone_and_gets_all_of_it_later(
-    dialect: Dialect, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def beside_another(dialect: Dialect, tmp_path: Path) -> AsyncIterator[tuple[Talking, Served, Asked]]:
+    """A request at a model server that talks, and a route `other` at one that says little."""
     talking = Talking(dialect.words)
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -70,6 +73,14 @@ async def test_a_reader_that_stopped_pauses_its_upstream_alone_and_gets_all_of_i
         served(one_route(upstream.url) + f"  other: {{replicas: ['{other.url}']}}\n", tmp_path) as gateway,
         asked(gateway, dialect) as request,
     ):
+        yield talking, gateway, request
+
+
+@each_dialect
+async def test_a_reader_that_stopped_pauses_its_upstream_alone_and_gets_all_of_it_later(
+    dialect: Dialect, tmp_path: Path
+) -> None:
+    async with beside_another(dialect, tmp_path) as (talking, gateway, request):
         request.stop_reading()
         await talking.paused()
         assert "".join((await ask(gateway, dialect, "other")).said) == "well"
@@ -83,14 +94,7 @@ async def test_a_reader_that_stopped_pauses_its_upstream_alone_and_gets_all_of_i
 async def test_a_reader_of_a_kibibyte_a_turn_gets_all_of_it_and_holds_up_its_upstream_alone(
     dialect: Dialect, tmp_path: Path
 ) -> None:
-    talking = Talking(dialect.words)
-    async with (
-        asyncio.timeout(PATIENCE_S),
-        scripted_upstream(talking.script) as upstream,
-        scripted_upstream(well(dialect.words)) as other,
-        served(one_route(upstream.url) + f"  other: {{replicas: ['{other.url}']}}\n", tmp_path) as gateway,
-        asked(gateway, dialect) as request,
-    ):
+    async with beside_another(dialect, tmp_path) as (talking, gateway, request):
         request.read_slowly(1024)
         reading = asyncio.create_task(request.read_on())
         assert "".join((await ask(gateway, dialect, "other")).said) == "well"
